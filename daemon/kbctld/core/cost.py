@@ -1,0 +1,230 @@
+"""What one call can cost at most, read from the request before it leaves.
+
+What must stay true: a cost that can't be bounded is a refusal, never zero; a price is never below what
+the vendor can take for the request as sent. A new kind of cost is one function here and one row in
+``vendors/README.md``.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import assert_never
+
+from kbctld.core.form import AmbiguousFieldError, Form
+from kbctld.core.money import NANO_PER_USD, USD_MAX, Rates, read_currency, read_minor
+from kbctld.core.refusal import Code, Refusal
+from kbctld.core.vendor import Amount, Free, Increase, Operation, Unpriceable
+
+
+@dataclass(frozen=True, slots=True)
+class Remembered:
+    """What an object of the vendor has been counted at when it was made.
+
+    Attributes:
+        nano: nano-USD counted so far, the highest ever.
+        minor: its amount in minor units of ``currency``.
+        currency: upper case.
+    """
+
+    nano: int
+    minor: int
+    currency: str
+
+
+@dataclass(frozen=True, slots=True)
+class Price:
+    """The most that a call can take.
+
+    Attributes:
+        nano: nano-USD to hold.
+        minor: the amount as the call states it; None where it states none.
+        currency: upper case; None where it can't be told from the request.
+        exact: False where the answer tells the truth that the request can't.
+        readable: False where nobody can tell the cost and no cap asks for it.
+        counts: what the object will have been counted at once this is spent; None where nothing builds on it.
+    """
+
+    nano: int = 0
+    minor: int | None = None
+    currency: str | None = None
+    exact: bool = True
+    readable: bool = True
+    counts: Remembered | None = None
+
+
+FREE = Price()
+UNPRICED = Price(readable=False)
+
+
+def objects_needed(operation: Operation, form: Form, parameters: Mapping[str, str]) -> list[str]:
+    """The ids of the objects that ``price`` must be told about."""
+    cost = operation.cost
+    if isinstance(cost, Increase):
+        return [parameters[cost.of]]
+    if isinstance(cost, Amount):
+        return _named(cost, form, parameters)
+    return []
+
+
+def price(
+    operation: Operation,
+    form: Form,
+    query: Form,
+    parameters: Mapping[str, str],
+    known: Mapping[str, Remembered],
+    rates: Rates,
+) -> Price | Refusal:
+    """Price one call.
+
+    Args:
+        operation: what is attempted.
+        form: the body.
+        query: the query; may not name a field that decides.
+        parameters: the path's parameters.
+        known: what we remember of the objects that ``objects_needed`` named.
+        rates: US dollars per unit of other currencies.
+    """
+    cost = operation.cost
+    match cost:
+        case Free():
+            return FREE
+        case Unpriceable():
+            return _unknown(operation, cost.why)
+        case Amount():
+            decides = [cost.amount, *([cost.currency] if cost.currency else cost.currency_of)]
+        case Increase():
+            decides = [field for field in (cost.amount, cost.currency) if field]
+        case _:
+            assert_never(cost)
+    stray = query.mentions(decides)
+    if stray is not None:
+        return Refusal(
+            Code.AMBIGUOUS_REQUEST,
+            f"{stray} stands in the query of {operation.name}",
+            f"send {stray} in the body, once",
+        )
+    try:
+        if isinstance(cost, Amount):
+            return _price_amount(operation, cost, form, parameters, known, rates)
+        return _price_increase(operation, cost, form, known.get(parameters[cost.of]), rates)
+    except AmbiguousFieldError as error:
+        return Refusal(
+            Code.AMBIGUOUS_REQUEST,
+            f"{error} can be read in more than one way in {operation.name}",
+            f"send {error} once, as a plain field",
+        )
+
+
+def _price_amount(
+    operation: Operation,
+    cost: Amount,
+    form: Form,
+    parameters: Mapping[str, str],
+    known: Mapping[str, Remembered],
+    rates: Rates,
+) -> Price | Refusal:
+    minor = _minor(operation, cost.amount, form)
+    if isinstance(minor, Refusal):
+        return minor
+    if minor is None:
+        return _unknown(operation, f"it states no {cost.amount}", f"state {cost.amount}")
+    if cost.currency is None:
+        named = [known[name] for name in _named(cost, form, parameters) if name in known]
+        if not named:
+            return _bounded(operation, Price(rates.nano_at_most(minor), minor, None, exact=False))
+        currency = named[0].currency
+    else:
+        read = _currency(operation, cost.currency, form)
+        if isinstance(read, Refusal):
+            return read
+        if read is None:
+            return _unknown(operation, f"it states no {cost.currency}", f"state {cost.currency}")
+        currency = read
+    nano = rates.nano(minor, currency)
+    if nano is None:
+        return _no_rate(operation, currency)
+    counts = Remembered(nano, minor, currency) if cost.object else None
+    return _bounded(operation, Price(nano, minor, currency, counts=counts))
+
+
+def _price_increase(
+    operation: Operation, cost: Increase, form: Form, before: Remembered | None, rates: Rates
+) -> Price | Refusal:
+    minor = _minor(operation, cost.amount, form) if cost.amount else None
+    currency = _currency(operation, cost.currency, form) if cost.currency else None
+    if isinstance(minor, Refusal):
+        return minor
+    if isinstance(currency, Refusal):
+        return currency
+    if before is None:
+        # Made elsewhere: nobody counted it, and the request alone doesn't say what it is worth.
+        return _unknown(operation, "this object was not made through kbctl, so nobody counted it yet")
+    total = Remembered(0, before.minor if minor is None else minor, currency or before.currency)
+    nano = rates.nano(total.minor, total.currency)
+    if nano is None:
+        return _no_rate(operation, total.currency)
+    highest = max(nano, before.nano)
+    return _bounded(
+        operation,
+        Price(
+            highest - before.nano,
+            minor,
+            total.currency,
+            counts=Remembered(highest, total.minor, total.currency),
+        ),
+    )
+
+
+def _named(cost: Amount, form: Form, parameters: Mapping[str, str]) -> list[str]:
+    named = []
+    for field in cost.currency_of:
+        try:
+            value = parameters.get(field) or form.one(field)
+        except AmbiguousFieldError:
+            continue  # pricing refuses it; nothing to look up
+        if value:
+            named.append(value)
+    return named
+
+
+def _minor(operation: Operation, field: str, form: Form) -> int | Refusal | None:
+    text = form.one(field)
+    if text is None:
+        return None
+    minor = read_minor(text)
+    if minor is None:
+        return _unknown(
+            operation, f"its {field} is not a plain count of minor units", f"send {field} as digits only"
+        )
+    return minor
+
+
+def _currency(operation: Operation, field: str, form: Form) -> str | Refusal | None:
+    text = form.one(field)
+    if text is None:
+        return None
+    currency = read_currency(text)
+    if currency is None:
+        return _unknown(operation, f"its {field} is not a three-letter code")
+    return currency
+
+
+def _bounded(operation: Operation, quote: Price) -> Price | Refusal:
+    if quote.nano > USD_MAX * NANO_PER_USD:
+        return _unknown(operation, "its amount is larger than any cap can be")
+    return quote
+
+
+def _no_rate(operation: Operation, currency: str) -> Refusal:
+    return _unknown(
+        operation,
+        f"there is no US dollar rate for {currency}",
+        f"add {currency} = <USD per unit> under [rates] in config.toml and restart the daemon",
+    )
+
+
+def _unknown(operation: Operation, why: str, remedy: str = "") -> Refusal:
+    return Refusal(
+        Code.AMOUNT_UNKNOWN,
+        f"what {operation.name} would cost can't be told before it is sent: {why}",
+        remedy,
+    )

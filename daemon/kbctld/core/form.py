@@ -1,0 +1,117 @@
+"""Reading ``application/x-www-form-urlencoded`` so that every other reader would read the same.
+
+We decide on our reading and forward the very bytes we read; the vendor reads them with a parser of its
+own. What must stay true: for the fields that decide (money, currency), we accept only texts on which
+first-wins, last-wins, Rack-like, PHP-like and ``;``-splitting parsers agree. Everything else is refused
+as ambiguous, never repaired.
+"""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from urllib.parse import unquote_to_bytes
+
+FIELDS_MAX = 1_000
+"""Far above what an SDK sends (metadata is 50 keys); bounds the work of one request."""
+
+_BROKEN_ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2})")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+# PHP turns these into "_" in a name; other readers trim or fold case.
+_FOLDED = re.compile(r"[ .]")
+
+
+class FormError(ValueError):
+    """Bytes that are not a form at all."""
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """The fields in the order sent, names and values decoded."""
+
+    pairs: tuple[tuple[str, str], ...]
+    has_semicolon: bool
+    """A raw ``;`` stands in the text: some parsers split fields there."""
+
+    def one(self, name: str) -> str | None:
+        """The value of a field that decides something; None where it is absent.
+
+        Raises:
+            AmbiguousFieldError: it stands there twice, as an array or object, under a name that other
+                parsers fold into this one, or beside a raw ``;``.
+        """
+        found: str | None = None
+        times = 0
+        for key, value in self.pairs:
+            if key == name:
+                found = value
+                times += 1
+            elif _root(key) == _root(name):
+                raise AmbiguousFieldError(name)
+        if times > 1 or (self.has_semicolon and self._mentions(name)):
+            raise AmbiguousFieldError(name)
+        return found
+
+    def mentions(self, names: Iterable[str]) -> str | None:
+        """The first of these names that any parser could see in here; for places where none belongs."""
+        for name in names:
+            root = _root(name)
+            if any(_root(key) == root for key, _ in self.pairs):
+                return name
+            if self.has_semicolon and self._mentions(name):
+                return name
+        return None
+
+    def _mentions(self, name: str) -> bool:
+        root = _root(name)
+        return any(root in _fold(key) or root in _fold(value) for key, value in self.pairs)
+
+    def object(self, name: str) -> dict[str, str]:
+        """``name[key]=value`` fields as a flat mapping; later ones win. For records, never for decisions."""
+        found = {}
+        for key, value in self.pairs:
+            if key.startswith(name + "[") and key.endswith("]"):
+                found[key[len(name) + 1 : -1]] = value
+        return found
+
+
+class AmbiguousFieldError(ValueError):
+    """A deciding field that two parsers could read differently; the text is its name."""
+
+
+def read_form(raw: bytes) -> Form:
+    """Decode a form, strictly.
+
+    Raises:
+        FormError: broken escapes, not UTF-8, control characters in a name, or too many fields.
+    """
+    if not raw:
+        return Form((), has_semicolon=False)
+    pieces = raw.split(b"&")
+    if len(pieces) > FIELDS_MAX:
+        raise FormError(f"a form has at most {FIELDS_MAX:,} fields")
+    if _BROKEN_ESCAPE.search(raw):
+        raise FormError("a form holds a % that starts no escape")
+    pairs = []
+    for piece in pieces:
+        name, _, value = piece.partition(b"=")
+        try:
+            decoded = (_decode(name), _decode(value))
+        except UnicodeDecodeError:
+            raise FormError("a form is UTF-8") from None
+        if _CONTROL.search(decoded[0]):
+            raise FormError("a form field's name holds a control character")
+        pairs.append(decoded)
+    return Form(tuple(pairs), has_semicolon=b";" in raw)
+
+
+def _decode(raw: bytes) -> str:
+    return unquote_to_bytes(raw.replace(b"+", b" ")).decode("utf-8")
+
+
+def _fold(text: str) -> str:
+    return _FOLDED.sub("_", text.strip().casefold())
+
+
+def _root(name: str) -> str:
+    """What is left of a name for the laxest reader: case, blanks, dots and brackets folded away."""
+    return _fold(name.strip().lstrip("[").partition("[")[0].rstrip("]"))

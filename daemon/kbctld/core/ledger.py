@@ -1,0 +1,298 @@
+"""The money: what is held, what is spent, and the rule that both together never pass a cap.
+
+What must stay true, at every moment:
+
+- spent + held <= cap for every scope and window, because a hold is taken in the same step that checks it;
+- a hold ends only by evidence: a definite success posts it, a definite refusal voids it, silence keeps it;
+- a retry of the same request shares the first one's hold, and the hold is voided only when none of the
+  attempts that share it can have reached the vendor;
+- no reset: the UTC day of the hold is part of the balance's key.
+
+In memory this is a fold of the journal; the journal rebuilds it by ``restore_*`` at start.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+NS_PER_S = 1_000_000_000
+NS_PER_DAY = 86_400 * NS_PER_S
+
+
+def day_of(now_ns: int) -> int:
+    """The UTC day, counted from 1970-01-01."""
+    return now_ns // NS_PER_DAY
+
+
+def seconds_to_midnight(now_ns: int) -> int:
+    """Whole seconds until 00:00 UTC, at least 1, rounded up."""
+    return -(-(NS_PER_DAY - now_ns % NS_PER_DAY) // NS_PER_S)
+
+
+class LedgerError(RuntimeError):
+    """The ledger's own rules were about to break: a defect of ours, never an agent's doing."""
+
+
+class Outcome(StrEnum):
+    """How far a call has come."""
+
+    PENDING = "pending"
+    POSTED = "posted"
+    VOIDED = "voided"
+    UNKNOWN = "unknown"
+    REFUSED = "refused"
+
+
+class Verdict(StrEnum):
+    """What one forwarding attempt proved."""
+
+    POSTED = "posted"
+    """The vendor did it."""
+    REFUSED = "refused"
+    """The vendor definitely did not."""
+    UNSENT = "unsent"
+    """No byte of the request left."""
+    SILENT = "silent"
+    """Bytes left and nothing definite came back."""
+
+
+@dataclass(slots=True)
+class Account:
+    """The balances of one scope, nano-USD."""
+
+    posted: dict[int, int] = field(default_factory=dict)
+    """By UTC day."""
+    held: dict[int, int] = field(default_factory=dict)
+    """By UTC day of the hold."""
+    posted_total: int = 0
+    held_total: int = 0
+
+    def used(self, day: int) -> int:
+        return self.posted.get(day, 0) + self.held.get(day, 0)
+
+    def used_total(self) -> int:
+        return self.posted_total + self.held_total
+
+    def hold(self, day: int, nano: int) -> None:
+        self.held[day] = self.held.get(day, 0) + nano
+        self.held_total += nano
+
+    def release(self, day: int, nano: int) -> None:
+        left = self.held[day] - nano
+        if left < 0:
+            raise LedgerError("a hold was released twice")
+        self.held_total -= nano
+        if left:
+            self.held[day] = left
+        else:
+            del self.held[day]
+
+    def post(self, day: int, nano: int) -> None:
+        self.posted[day] = self.posted.get(day, 0) + nano
+        self.posted_total += nano
+
+
+@dataclass(slots=True)
+class Scope:
+    """One set of limits and the account that it watches.
+
+    Attributes:
+        owner: whose limit it is, in words: ``key vk_...``.
+    """
+
+    owner: str
+    account: Account
+    daily_cap_nano: int | None
+    total_cap_nano: int | None
+
+    def room(self, day: int) -> int | None:
+        """Nano-USD that still fit; None without a cap."""
+        rooms = []
+        if self.daily_cap_nano is not None:
+            rooms.append(self.daily_cap_nano - self.account.used(day))
+        if self.total_cap_nano is not None:
+            rooms.append(self.total_cap_nano - self.account.used_total())
+        return min(rooms) if rooms else None
+
+
+@dataclass(slots=True, eq=False)
+class Hold:
+    """Money set aside for one call, shared by that call's retries.
+
+    Attributes:
+        row: the audit row that carries it; opaque here.
+        call_id: that row's id.
+        accounts: where it is set aside.
+        attempts: forwarding attempts now under way.
+        silent: some attempt may have reached the vendor without an answer.
+        request: digest of method, target and body, to tell a retry from another request.
+        replay: digest under which retries find it; None where the vendor knows no retries.
+    """
+
+    row: Any
+    call_id: str
+    accounts: tuple[Account, ...]
+    day: int
+    nano: int
+    request: bytes
+    replay: bytes | None
+    held_ns: int
+    outcome: Outcome = Outcome.PENDING
+    attempts: int = 1
+    silent: bool = False
+
+
+@dataclass(slots=True, eq=False)
+class Attempt:
+    """One forwarding of one request: the first under its hold, or a retry."""
+
+    hold: Hold
+    row: Any
+    is_retry: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What a settlement does to one audit row."""
+
+    row: Any
+    outcome: Outcome
+    nano: int
+    """What counts against the cap from now on."""
+
+
+class Ledger:
+    """All accounts' open holds, and the memory of requests that may be retried."""
+
+    def __init__(self) -> None:
+        self._replays: dict[bytes, Hold] = {}
+        self.open: set[Hold] = set()
+
+    def find_replay(self, replay: bytes | None, request: bytes, now_ns: int, window_ns: int) -> Hold | None:
+        """The hold that a retry shares, if this is one."""
+        if replay is None:
+            return None
+        hold = self._replays.get(replay)
+        if hold is None or hold.request != request or now_ns - hold.held_ns >= window_ns:
+            return None
+        return hold
+
+    def take(
+        self,
+        scopes: Iterable[Scope],
+        *,
+        row: Any,
+        call_id: str,
+        nano: int,
+        now_ns: int,
+        request: bytes,
+        replay: bytes | None,
+    ) -> Attempt:
+        """Set money aside. The caller has checked every scope in the same step, without awaiting."""
+        day = day_of(now_ns)
+        accounts = []
+        for scope in scopes:
+            room = scope.room(day)
+            if nano and room is not None and nano > room:
+                raise LedgerError("a hold was taken beyond its cap")
+            accounts.append(scope.account)
+        hold = Hold(row, call_id, tuple(accounts), day, nano, request, replay, now_ns)
+        self._hold(hold)
+        if replay is not None:
+            # The first of its kind stays: the vendor compares a later, different request with it too.
+            first = self._replays.get(replay)
+            if first is None or first.outcome is Outcome.VOIDED or first.request == request:
+                self._replays.pop(replay, None)  # to the young end: the order is by age
+                self._replays[replay] = hold
+        return Attempt(hold, row, is_retry=False)
+
+    def join(self, hold: Hold, row: Any) -> Attempt:
+        """Forward a retry under the first attempt's hold."""
+        hold.attempts += 1
+        return Attempt(hold, row, is_retry=True)
+
+    def settle(
+        self, attempt: Attempt, verdict: Verdict, *, spent_nano: int | None = None, replayed: bool = False
+    ) -> list[Change]:
+        """End one attempt, and its hold where that is now decided.
+
+        Args:
+            attempt: what ``take`` or ``join`` gave; each is settled once.
+            verdict: what this attempt proved.
+            spent_nano: the true cost where the hold was only a bound; None for the hold itself.
+            replayed: the vendor marked its answer as the repetition of its first one to this request, so a
+                refusal speaks for every attempt.
+        """
+        hold = attempt.hold
+        if hold.attempts < 1:
+            raise LedgerError("an attempt was settled twice")
+        hold.attempts -= 1
+        if verdict is Verdict.SILENT:
+            hold.silent = True
+        elif replayed:
+            hold.silent = False
+        own = {
+            Verdict.POSTED: Outcome.POSTED,
+            Verdict.REFUSED: Outcome.VOIDED,
+            Verdict.UNSENT: Outcome.VOIDED,
+            Verdict.SILENT: Outcome.UNKNOWN,
+        }[verdict]
+        changes = [Change(attempt.row, own, 0)] if attempt.is_retry else []
+        if hold.outcome is Outcome.POSTED:
+            return changes
+        if verdict is Verdict.POSTED:
+            changes.append(self._post(hold, hold.nano if spent_nano is None else spent_nano))
+        elif hold.attempts == 0 and not hold.silent:
+            changes.append(self._void(hold))
+        elif hold.attempts == 0 and hold.outcome is Outcome.PENDING:
+            hold.outcome = Outcome.UNKNOWN
+            changes.append(Change(hold.row, Outcome.UNKNOWN, hold.nano))
+        return changes
+
+    def forget_replays(self, before_ns: int) -> None:
+        """Drop what is too old to be retried; the order of the table is by age."""
+        old = []
+        for replay, hold in self._replays.items():
+            if hold.held_ns >= before_ns:
+                break
+            old.append(replay)
+        for replay in old:
+            del self._replays[replay]
+
+    def restore_hold(self, hold: Hold) -> None:
+        """Take a hold back from the journal: it may have reached the vendor, so it is unknown."""
+        hold.outcome = Outcome.UNKNOWN
+        hold.silent = True
+        hold.attempts = 0
+        self._hold(hold)
+        self.restore_replay(hold)
+
+    def restore_replay(self, hold: Hold) -> None:
+        """Take the memory of a request back from the journal, oldest first."""
+        if hold.replay is not None:
+            self._replays.setdefault(hold.replay, hold)
+
+    def _hold(self, hold: Hold) -> None:
+        for account in hold.accounts:
+            account.hold(hold.day, hold.nano)
+        self.open.add(hold)
+
+    def _post(self, hold: Hold, spent_nano: int) -> Change:
+        self._end(hold, Outcome.POSTED)
+        for account in hold.accounts:
+            account.post(hold.day, spent_nano)
+        return Change(hold.row, Outcome.POSTED, spent_nano)
+
+    def _void(self, hold: Hold) -> Change:
+        self._end(hold, Outcome.VOIDED)
+        if hold.replay is not None and self._replays.get(hold.replay) is hold:
+            # A refused request may be tried again and then succeed: it must take a hold of its own.
+            del self._replays[hold.replay]
+        return Change(hold.row, Outcome.VOIDED, 0)
+
+    def _end(self, hold: Hold, outcome: Outcome) -> None:
+        hold.outcome = outcome
+        self.open.discard(hold)
+        for account in hold.accounts:
+            account.release(hold.day, hold.nano)

@@ -1,0 +1,278 @@
+"""A vendor is one TOML file: where it lives, how it is spoken to, what each operation costs.
+
+What must stay true: the file is data in closed vocabularies. It picks an auth scheme, a body kind, a
+cost kind; it cannot compute. An unknown key or word is an error that names the key and the words that
+would do. Only the file names the origin; nothing in a request can change it.
+"""
+
+import re
+import tomllib
+from decimal import Decimal
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
+
+import msgspec
+from msgspec import Meta, Struct
+
+SCHEMA = 1
+
+READS = frozenset({"GET", "HEAD"})
+WRITES = frozenset({"POST", "PUT", "PATCH", "DELETE"})
+METHODS = READS | WRITES
+
+_NAME = re.compile(r"[a-z][a-z0-9_-]{0,31}", re.ASCII)
+_OPERATION = re.compile(r"[a-z][a-z0-9_]*(?:\.[a-z][a-z0-9_]*)*", re.ASCII)
+_PATTERN = re.compile(r"(GET|HEAD|POST|PUT|PATCH|DELETE) (/[A-Za-z0-9._~{}/-]*)", re.ASCII)
+_PARAMETER = re.compile(r"\{([a-z_]+)\}", re.ASCII)
+_HEADER = re.compile(r"[a-z][a-z0-9-]*", re.ASCII)
+
+# These frame, route or authenticate a message: we write them ourselves or not at all.
+_NEVER_FORWARDED = frozenset(
+    "authorization connection content-encoding content-length cookie expect forwarded host keep-alive "
+    "proxy-authorization proxy-connection te trailer transfer-encoding upgrade via x-api-key".split()
+)
+
+Text = Annotated[str, Meta(min_length=1)]
+
+
+class VendorFileError(ValueError):
+    """A vendor file that can't be used; the text names the key and what it takes."""
+
+
+class _Strict(Struct, forbid_unknown_fields=True, kw_only=True):
+    pass
+
+
+class Free(_Strict, tag_field="kind", tag="free"):
+    """Moves no money."""
+
+
+class Amount(_Strict, tag_field="kind", tag="amount"):
+    """A field of the request is the amount, in minor units.
+
+    Attributes:
+        amount: the form field.
+        currency: the form field; left out where the currency follows from an object (``currency_of``).
+        currency_of: form fields or path parameters naming an object whose currency applies. Where we
+            don't know that object, the dearest minor unit is held and the answer's own figure is spent.
+        object: the answer's field with the id to remember the amount under, if later operations build on it.
+    """
+
+    amount: Text
+    currency: Text | None = None
+    currency_of: list[Text] = []
+    object: Text | None = None
+
+
+class Increase(_Strict, tag_field="kind", tag="increase"):
+    """Sets the amount of an object that was counted when it was made; only the excess counts.
+
+    Attributes:
+        of: the path parameter that names the object.
+        amount: the form field with the new total; where absent, nothing is added.
+        currency: the form field; where absent, the object's own.
+    """
+
+    of: Text
+    amount: Text | None = None
+    currency: Text | None = None
+
+
+class Unpriceable(_Strict, tag_field="kind", tag="unpriceable"):
+    """Costs money that the request does not tell."""
+
+    why: Text
+
+
+Cost = Free | Amount | Increase | Unpriceable
+
+
+class Operation(_Strict):
+    """One thing that the vendor can do."""
+
+    name: Text
+    match: Text
+    cost: Cost
+    privileged: bool = False
+    """Mints credentials or moves payout destinations: allowed by exact name only."""
+
+
+class Auth(_Strict):
+    scheme: Literal["bearer"]
+
+
+class Idempotency(_Strict):
+    """How the vendor recognises a retry."""
+
+    header: Text
+    methods: list[Literal["POST", "DELETE"]]
+    window_hours: Annotated[int, Meta(ge=1, le=168)]
+    """No longer than the vendor keeps a key: afterwards a retry is a new call."""
+    replay_header: Text | None = None
+    """``true`` in an answer that repeats an earlier one."""
+
+
+class Example(_Strict):
+    """A claim of the file that the tests run."""
+
+    request: Text
+    body: str = ""
+    operation: str | None = None
+    usd: Decimal | int | None = None
+    refused: str | None = None
+
+
+class VendorFile(_Strict):
+    """The schema of a vendor file."""
+
+    schema: Literal[1]
+    name: Text
+    title: Text
+    docs: Text
+    origin: Text
+    body: Literal["form"]
+    auth: Auth
+    error_shape: Literal["stripe"]
+    request_id_header: Text
+    roots: Annotated[list[Text], Meta(min_length=1)]
+    operation: list[Operation]
+    joins: list[str] = []
+    forward_headers: list[Text] = []
+    account_headers: list[Text] = []
+    idempotency: Idempotency | None = None
+    metadata_field: Text | None = None
+    secret_prefixes: list[Text] = []
+    example: list[Example] = []
+
+
+class Vendor:
+    """A vendor file, checked and made quick to ask."""
+
+    def __init__(self, file: VendorFile) -> None:
+        self.file = file
+        self.name = file.name
+        self.origin = file.origin
+        self.roots = tuple(file.roots)
+        self.joins = tuple(sorted({"", *file.joins}, key=len, reverse=True))
+        self.forward_headers = frozenset(file.forward_headers)
+        self.account_headers = frozenset(file.account_headers)
+        self.operations = {operation.name: operation for operation in file.operation}
+        self._literal: dict[tuple[str, str], Operation] = {}
+        self._patterns: dict[tuple[str, int], list[tuple[tuple[str, ...], Operation]]] = {}
+        for operation in file.operation:
+            method, path = _split(operation)
+            if "{" in path:
+                segments = tuple(path.strip("/").split("/"))
+                self._patterns.setdefault((method, len(segments)), []).append((segments, operation))
+            else:
+                self._literal[method, path] = operation
+        for candidates in self._patterns.values():
+            # /v1/accounts/{id} must not win over /v1/accounts/{id} with more literals: most literals first.
+            candidates.sort(key=lambda item: sum(map(_is_parameter, item[0])))
+
+    def match(
+        self, method: str, path: str, segments: tuple[str, ...]
+    ) -> tuple[Operation | None, dict[str, str]]:
+        """The operation of a canonical path, and its path parameters; None where the file lists none."""
+        operation = self._literal.get((method, path))
+        if operation is not None:
+            return operation, {}
+        if path.endswith("/"):
+            return None, {}
+        for pattern, candidate in self._patterns.get((method, len(segments)), ()):
+            if all(_is_parameter(want) or want == have for want, have in zip(pattern, segments, strict=True)):
+                return candidate, {
+                    want[1:-1]: have
+                    for want, have in zip(pattern, segments, strict=True)
+                    if _is_parameter(want)
+                }
+        return None, {}
+
+
+def read_vendor(text: str) -> Vendor:
+    """Read and check a vendor file.
+
+    Raises:
+        VendorFileError: with the key and the allowed values.
+    """
+    try:
+        plain: dict[str, Any] = tomllib.loads(text, parse_float=Decimal)
+    except tomllib.TOMLDecodeError as error:
+        raise VendorFileError(f"not TOML: {error}") from None
+    try:
+        file = msgspec.convert(plain, VendorFile, builtin_types=(Decimal,))
+    except msgspec.ValidationError as error:
+        raise VendorFileError(_explain(str(error))) from None
+    _check(file)
+    return Vendor(file)
+
+
+def _check(file: VendorFile) -> None:
+    if not _NAME.fullmatch(file.name):
+        raise VendorFileError("`name` takes a lower-case word such as stripe")
+    origin = urlsplit(file.origin)
+    if origin.scheme != "https" or file.origin != f"https://{origin.netloc}" or "@" in origin.netloc:
+        raise VendorFileError("`origin` takes https://host and nothing behind it")
+    for root in file.roots:
+        if not root.startswith("/") or not root.endswith("/"):
+            raise VendorFileError(f"`roots` takes paths such as /v1/, not {root!r}")
+    for key in ("forward_headers", "account_headers"):
+        for header in getattr(file, key):
+            if not _HEADER.fullmatch(header):
+                raise VendorFileError(f"`{key}` takes lower-case header names, not {header!r}")
+            if header in _NEVER_FORWARDED:
+                raise VendorFileError(f"`{key}` can't take {header!r}: we write it ourselves or not at all")
+    names = set()
+    matches = set()
+    for operation in file.operation:
+        where = f"operation {operation.name!r}"
+        if not _OPERATION.fullmatch(operation.name):
+            raise VendorFileError(
+                f"{where}: `name` takes words joined by dots, such as payment_intents.create"
+            )
+        if operation.name in names:
+            raise VendorFileError(f"{where}: `name` stands twice")
+        names.add(operation.name)
+        method, path = _split(operation)
+        if not path.startswith(tuple(file.roots)):
+            raise VendorFileError(f"{where}: `match` starts with none of {', '.join(file.roots)}")
+        shape = (method, _PARAMETER.sub("{}", path))
+        if shape in matches:
+            raise VendorFileError(f"{where}: `match` is another operation's too")
+        matches.add(shape)
+        cost = operation.cost
+        if isinstance(cost, Amount) and cost.currency is None and not cost.currency_of:
+            raise VendorFileError(f"{where}: `cost` takes `currency` or `currency_of`")
+        if isinstance(cost, Increase) and "{" + cost.of + "}" not in path:
+            raise VendorFileError(f"{where}: `cost.of` takes a path parameter of `match`")
+
+
+def _split(operation: Operation) -> tuple[str, str]:
+    match = _PATTERN.fullmatch(operation.match)
+    if match is None:
+        raise VendorFileError(f"operation {operation.name!r}: `match` takes METHOD /path with {{parameters}}")
+    for segment in match[2].strip("/").split("/"):
+        if ("{" in segment or "}" in segment) and not _PARAMETER.fullmatch(segment):
+            raise VendorFileError(
+                f"operation {operation.name!r}: a parameter takes a whole segment of `match`"
+            )
+    return match[1], match[2]
+
+
+def _is_parameter(segment: str) -> bool:
+    return segment.startswith("{")
+
+
+def _explain(text: str) -> str:
+    """msgspec names the path of a wrong value; for the closed vocabularies, say the words too."""
+    if "kind" in text:
+        text += "; `kind` takes free, amount, increase or unpriceable"
+    elif "`$.auth.scheme`" in text:
+        text += "; it takes bearer"
+    elif "`$.body`" in text:
+        text += "; it takes form"
+    elif "`$.error_shape`" in text:
+        text += "; it takes stripe"
+    elif "`$.schema`" in text:
+        text += f"; it takes {SCHEMA}"
+    return text
