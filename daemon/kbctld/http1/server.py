@@ -1,0 +1,591 @@
+"""Connections: bytes from a socket to one request at a time, and its answer back.
+
+What must stay true: at most one request of a connection is worked on; whatever follows waits unread.
+Every wait has an end: head 10 s, body at 1 KiB/s or more, an answer nobody reads 60 s, idle 5 min. A
+head that does not pass the gate is answered and the connection closed; its rest is thrown away unread,
+so that no byte of it can be taken for a second request.
+"""
+
+import asyncio
+import logging
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import cast
+
+from kbctld.http1.gate import HEAD_BYTES_MAX, BadHead, Head, read_head
+
+log = logging.getLogger("kbctld.http1")
+
+Fields = list[tuple[bytes, bytes]]
+
+_STATUS_LINES = {
+    status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus
+}
+_CHUNK_LINE = re.compile(rb"([0-9A-Fa-f]{1,8})\r\n")
+_LONE_LF = re.compile(rb"(?<!\r)\n")
+_BUFFER_HIGH = 256 * 1024
+_LINGER_BYTES = 1024 * 1024
+_LINGER_S = 2.0
+# What is left of a refused request's body is read and thrown away up to this size; beyond it we close.
+_SKIP_BYTES = 64 * 1024
+
+_FULL_BODY = (
+    b'{"error":{"type":"invalid_request_error","code":"rate_limited",'
+    b'"message":"rate_limited: too many open connections"}}'
+)
+_FULL = (
+    b"HTTP/1.1 429 Too Many Requests\r\nContent-Type: application/json\r\nRetry-After: 1\r\n"
+    b"Stripe-Should-Retry: false\r\nx-should-retry: false\r\nConnection: close\r\n"
+    b"Content-Length: %d\r\n\r\n%b" % (len(_FULL_BODY), _FULL_BODY)
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bounds of one listener; seconds and bytes."""
+
+    head_s: float = 10.0
+    body_bytes: int = 10 * 1024 * 1024
+    body_grace_s: float = 10.0
+    body_bytes_per_s: int = 1024
+    write_stall_s: float = 60.0
+    idle_s: float = 300.0
+    connections: int = 1024
+
+
+class ClientGone(Exception):  # noqa: N818 - an event, not a defect
+    """The client closed, or stopped reading, before it had its answer."""
+
+
+class BadBody(Exception):  # noqa: N818 - as BadHead
+    """A body that is not taken: ``status`` and ``code`` as in ``BadHead``."""
+
+    def __init__(self, status: int, code: str, sentence: str) -> None:
+        super().__init__(sentence)
+        self.status = status
+        self.code = code
+        self.sentence = sentence
+
+
+Handler = Callable[["Request"], Awaitable[None]]
+Rejecter = Callable[["Request", BadHead], Awaitable[None]]
+
+
+class Request:
+    """One request and the way to answer it.
+
+    Attributes:
+        head: what passed the gate; None in a rejecter.
+        raw: the bytes of the head, for a rejecter's record.
+    """
+
+    def __init__(self, connection: "Connection", head: Head | None, raw: bytes) -> None:
+        self.head = head
+        self.raw = raw
+        self.connection = connection
+        self._left = (head.length or 0) if head else 0
+        self._chunked = head is not None and head.length is None
+        self._complete = head is None or head.length == 0
+        self._continue = head is not None and head.expects_continue
+        self._answer_chunked = False
+        self._close_after = False
+        self._started = False
+        self._ended = False
+
+    # --- the body -------------------------------------------------------------------------------
+
+    async def body(self) -> bytes:
+        """The whole body, within the listener's limits.
+
+        Raises:
+            BadBody: too large, too slow, or chunks that are not plain.
+            ClientGone: it ended before its length.
+        """
+        parts = [piece async for piece in self.pieces()]
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    async def pieces(self) -> AsyncIterator[bytes]:
+        """The body as it arrives, within the same limits; what is not asked for is not read."""
+        limits = self.connection.server.limits
+        if self._left > limits.body_bytes:
+            raise BadBody(413, "body_too_large", f"the body is larger than {limits.body_bytes:,} bytes")
+        size = 0
+        started = self.connection.loop.time()
+        while True:
+            piece = self._take()
+            if piece:
+                size += len(piece)
+                if size > limits.body_bytes:
+                    raise BadBody(
+                        413, "body_too_large", f"the body is larger than {limits.body_bytes:,} bytes"
+                    )
+                yield piece
+            if self._complete:
+                return
+            if self._continue:
+                self._continue = False
+                self.connection.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            until = started + limits.body_grace_s + size / limits.body_bytes_per_s
+            await self.connection.more(until)
+
+    def _take(self) -> bytes:
+        """Body bytes that have arrived; sets ``_complete`` at the end of the body."""
+        buffer = self.connection.buffer
+        if not self._chunked:
+            piece = bytes(buffer[: self._left])
+            del buffer[: len(piece)]
+            self._left -= len(piece)
+            self._complete = self._left == 0
+            return piece
+        out = bytearray()
+        while True:
+            if self._left == 0:
+                line = _CHUNK_LINE.match(buffer)
+                if line is None:
+                    # Extensions and lone line feeds end here: readers disagree about both.
+                    if len(buffer) > 10 or b"\n" in buffer or b";" in buffer:
+                        raise BadBody(400, "malformed_request", "a chunk's size line is not plain")
+                    break
+                size = int(line[1], 16)
+                if size == 0:
+                    if len(buffer) < line.end() + 2:
+                        break
+                    if buffer[line.end() : line.end() + 2] != b"\r\n":
+                        raise BadBody(
+                            400, "malformed_request", "trailers behind a chunked body are not taken"
+                        )
+                    del buffer[: line.end() + 2]
+                    self._complete = True
+                    break
+                del buffer[: line.end()]
+                self._left = size + 2
+            if len(buffer) < self._left and len(buffer) <= 2:
+                break
+            if len(buffer) >= self._left:
+                if buffer[self._left - 2 : self._left] != b"\r\n":
+                    raise BadBody(400, "malformed_request", "a chunk is longer than it says")
+                out += buffer[: self._left - 2]
+                del buffer[: self._left]
+                self._left = 0
+            else:
+                usable = min(len(buffer), self._left - 2)
+                out += buffer[:usable]
+                del buffer[:usable]
+                self._left -= usable
+                break
+        return bytes(out)
+
+    # --- the answer -----------------------------------------------------------------------------
+
+    @property
+    def started(self) -> bool:
+        """Whether bytes of the answer have gone out, so that it can't be replaced any more."""
+        return self._started
+
+    def respond(self, status: int, fields: Fields, body: bytes, *, close: bool = False) -> None:
+        """Answer in one write. Does nothing when the client is gone."""
+        self._started = True
+        out = bytearray(self._status_line(status))
+        _add(out, fields)
+        out += b"Content-Length: %d\r\n" % len(body)
+        self._finish_head(out, close)
+        if self.head is None or self.head.method != "HEAD":
+            out += body
+        self.connection.write(bytes(out))
+        self._end(close)
+
+    def start(self, status: int, fields: Fields, length: int | None) -> None:
+        """Begin an answer whose body comes in pieces.
+
+        Args:
+            status: HTTP status.
+            fields: header fields, without framing.
+            length: bytes of the body; None where it is not known.
+        """
+        self._started = True
+        out = bytearray(self._status_line(status))
+        _add(out, fields)
+        if length is not None:
+            out += b"Content-Length: %d\r\n" % length
+        elif self.head is not None and self.head.minor == 1 and self.head.method != "HEAD":
+            self._answer_chunked = True
+            out += b"Transfer-Encoding: chunked\r\n"
+        self._close_after = length is None and not self._answer_chunked
+        self._finish_head(out, self._close_after)
+        self.connection.write(bytes(out))
+
+    async def send(self, piece: bytes) -> None:
+        """Pass on a piece of the body and wait while the client is slow.
+
+        Raises:
+            ClientGone: it is not there any more.
+        """
+        if self._answer_chunked:
+            piece = b"%x\r\n%b\r\n" % (len(piece), piece)
+        self.connection.write(piece)
+        await self.connection.drained()
+
+    def end(self) -> None:
+        """The last piece has been sent."""
+        if self._answer_chunked:
+            self.connection.write(b"0\r\n\r\n")
+        self._end(self._close_after)
+
+    def cut(self) -> None:
+        """Drop the connection, so that a half-sent answer can't be taken for a whole one."""
+        self._ended = True
+        self.connection.abort()
+
+    def _status_line(self, status: int) -> bytes:
+        return _STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status
+
+    def _finish_head(self, out: bytearray, close: bool) -> None:
+        self._close_after = (
+            close or self.connection.server.draining or not (self.head and self.head.keep_alive)
+        )
+        if self._close_after:
+            out += b"Connection: close\r\n"
+        elif self.head is not None and self.head.minor == 0:
+            out += b"Connection: keep-alive\r\n"
+        out += b"\r\n"
+
+    def _end(self, close: bool) -> None:
+        if not self._ended:
+            self._ended = True
+            skip = self._left if not (self._complete or self._chunked or self._continue) else 0
+            close = close or self._close_after or self.head is None
+            close = close or (not self._complete and not 0 < skip <= _SKIP_BYTES)
+            self.connection.request_ended(close, skip)
+
+
+class Connection(asyncio.Protocol):
+    """One client connection."""
+
+    def __init__(self, server: "Server") -> None:
+        self.server = server
+        self.loop = server.loop
+        self.buffer = bytearray()
+        self.idle_since = 0.0
+        self.request: Request | None = None
+        self._transport: asyncio.Transport | None = None
+        self._gone = False
+        self._eof = False
+        self._linger: int | None = None
+        self._skip = 0
+        self._deadline: asyncio.TimerHandle | None = None
+        self._arrived: asyncio.Future[None] | None = None
+        self._writable: asyncio.Future[None] | None = None
+        self._reading = True
+        self._task: asyncio.Task[None] | None = None
+
+    # --- from the event loop --------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        transport = cast(asyncio.Transport, transport)  # uvloop's are no subclass
+        self._transport = transport
+        if not self.server.welcome(self, transport):
+            return
+        self.idle_since = self.loop.time()
+        # A connection that sends nothing at all has the head's deadline too.
+        self._deadline = self.loop.call_later(self.server.limits.head_s, self._head_too_slow)
+
+    def data_received(self, data: bytes) -> None:
+        if self._linger is not None:
+            self._linger -= len(data)
+            if self._linger < 0:
+                self.abort()
+            return
+        self.buffer += data
+        if self.request is None:
+            self._next()
+        elif self._arrived is not None and not self._arrived.done():
+            self._arrived.set_result(None)
+        if len(self.buffer) > _BUFFER_HIGH and self._reading and self._transport is not None:
+            self._reading = False
+            self._transport.pause_reading()
+
+    def eof_received(self) -> bool:
+        # Half-closed: the client may still read its answer, but no further request can come.
+        self._eof = True
+        if self._arrived is not None and not self._arrived.done():
+            self._arrived.set_result(None)
+        return self.request is not None and self._linger is None
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._gone = True
+        self._cancel_deadline()
+        for waiter in (self._arrived, self._writable):
+            if waiter is not None and not waiter.done():
+                waiter.set_result(None)
+        self.server.farewell(self)
+
+    def pause_writing(self) -> None:
+        self._writable = self.loop.create_future()
+
+    def resume_writing(self) -> None:
+        if self._writable is not None and not self._writable.done():
+            self._writable.set_result(None)
+        self._writable = None
+
+    # --- for requests ---------------------------------------------------------------------------
+
+    @property
+    def gone(self) -> bool:
+        return self._gone
+
+    def write(self, data: bytes) -> None:
+        if not self._gone and self._transport is not None:
+            self._transport.write(data)
+
+    async def more(self, until: float) -> None:
+        """Wait for bytes.
+
+        Raises:
+            BadBody: none came until that loop time.
+            ClientGone: none will come.
+        """
+        if self._gone or self._eof:
+            raise ClientGone
+        self._resume_reading()
+        self._arrived = self.loop.create_future()
+        handle = self.loop.call_at(until, _wake, self._arrived)
+        before = len(self.buffer)
+        try:
+            await self._arrived
+        finally:
+            handle.cancel()
+            self._arrived = None
+        if len(self.buffer) == before:
+            if self._gone or self._eof:
+                raise ClientGone
+            raise BadBody(400, "malformed_request", "the body came in too slowly")
+
+    async def drained(self) -> None:
+        """Wait until the client has read enough.
+
+        Raises:
+            ClientGone: it closed, or read nothing for too long.
+        """
+        if self._gone:
+            raise ClientGone
+        waiter = self._writable
+        if waiter is None:
+            return
+        handle = self.loop.call_later(self.server.limits.write_stall_s, self.abort)
+        try:
+            await waiter
+        finally:
+            handle.cancel()
+        if self._gone:
+            raise ClientGone
+
+    def request_ended(self, close: bool, skip: int) -> None:
+        """The answer is out: take the next request, or close."""
+        self.request = None
+        self._task = None
+        if self._gone:
+            return
+        if close or (self._eof and not self.buffer):
+            self._close_gently()
+            return
+        self._skip = skip
+        self.idle_since = self.loop.time()
+        self._next()
+
+    def abort(self) -> None:
+        if self._transport is not None:
+            self._transport.abort()
+
+    def close_if_idle(self) -> None:
+        if self.request is None and self._linger is None and self._transport is not None:
+            self._transport.close()
+
+    def cancel_task(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+
+    # --- heads ----------------------------------------------------------------------------------
+
+    def _next(self) -> None:
+        if self._skip:
+            skipped = min(self._skip, len(self.buffer))
+            del self.buffer[:skipped]
+            self._skip -= skipped
+        if not self.buffer or self._skip:
+            self._resume_reading()
+            return
+        end = self.buffer.find(b"\r\n\r\n", 0, HEAD_BYTES_MAX)
+        if end < 0:
+            if len(self.buffer) >= HEAD_BYTES_MAX:
+                self._reject(BadHead(431, "head_too_large", f"the head is over {HEAD_BYTES_MAX:,} bytes"))
+            elif _LONE_LF.search(self.buffer):
+                # It ends a line, and so maybe the head, for laxer readers; waiting for more would only hang.
+                self._reject(BadHead(400, "malformed_request", "a line ends without a carriage return"))
+            else:
+                if self._deadline is None:
+                    self._deadline = self.loop.call_later(self.server.limits.head_s, self._head_too_slow)
+                self._resume_reading()
+            return
+        self._cancel_deadline()
+        raw = bytes(self.buffer[: end + 4])
+        try:
+            head = read_head(raw)
+        except BadHead as bad:
+            self._reject(bad)
+            return
+        del self.buffer[: end + 4]
+        self.request = Request(self, head, raw)
+        self._run(self.server.handle(self.request))
+
+    def _reject(self, bad: BadHead) -> None:
+        self._cancel_deadline()
+        raw = bytes(self.buffer[:HEAD_BYTES_MAX])
+        self.buffer.clear()
+        self.request = Request(self, None, raw)
+        self._run(self.server.reject(self.request, bad))
+
+    def _run(self, work: Awaitable[None]) -> None:
+        self._task = self.loop.create_task(self._guard(work))
+
+    async def _guard(self, work: Awaitable[None]) -> None:
+        request = self.request
+        try:
+            await work
+        except ClientGone:
+            self.abort()
+        except asyncio.CancelledError:
+            self.abort()
+            raise
+        except Exception:
+            # A defect of ours. The traceback names code, never values: no locals are printed.
+            log.exception("a request failed inside the daemon")
+            if request is not None and not request.started:
+                request.respond(
+                    500,
+                    [(b"Content-Type", b"application/json")],
+                    b'{"error":{"type":"api_error","code":"internal","message":"internal: the daemon failed;'
+                    b' see kbctl logs"}}',
+                    close=True,
+                )
+            else:
+                self.abort()
+
+    def _head_too_slow(self) -> None:
+        self._deadline = None
+        if self.request is None:
+            if self.buffer:
+                self._reject(BadHead(400, "malformed_request", "the head came in too slowly"))
+            else:
+                self.abort()
+
+    def _close_gently(self) -> None:
+        """Close so that the client can read our answer before it learns that we don't read its rest."""
+        transport = self._transport
+        if transport is None:
+            return
+        self._linger = _LINGER_BYTES
+        self.buffer.clear()
+        self._resume_reading()
+        if self._eof or not transport.can_write_eof():
+            transport.close()
+            return
+        transport.write_eof()
+        self._deadline = self.loop.call_later(_LINGER_S, transport.abort)
+
+    def _resume_reading(self) -> None:
+        if not self._reading and self._transport is not None and not self._gone:
+            self._reading = True
+            self._transport.resume_reading()
+
+    def _cancel_deadline(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+
+class Server:
+    """One listener's connections.
+
+    Args:
+        handle: answers a request whose head passed.
+        reject: records and answers one whose head did not.
+        limits: its bounds.
+        admit: whether this peer may connect at all; None for everyone.
+    """
+
+    def __init__(
+        self,
+        handle: Handler,
+        reject: Rejecter,
+        limits: Limits,
+        admit: Callable[[asyncio.BaseTransport], bool] | None = None,
+    ) -> None:
+        self.handle = handle
+        self.reject = reject
+        self.limits = limits
+        self.loop = asyncio.get_running_loop()
+        self.draining = False
+        self._admit = admit
+        self._connections: set[Connection] = set()
+        self._listener: asyncio.Server | None = None
+        self._sweeper = self.loop.call_later(30, self._sweep)
+        self._empty: asyncio.Future[None] | None = None
+
+    def protocol(self) -> Connection:
+        return Connection(self)
+
+    def serve(self, listener: asyncio.Server) -> None:
+        """Own a listener created with ``protocol``."""
+        self._listener = listener
+
+    def welcome(self, connection: Connection, transport: asyncio.Transport) -> bool:
+        if self.draining or (self._admit is not None and not self._admit(transport)):
+            transport.abort()
+            return False
+        if len(self._connections) >= self.limits.connections:
+            transport.write(_FULL)
+            transport.close()
+            return False
+        self._connections.add(connection)
+        return True
+
+    def farewell(self, connection: Connection) -> None:
+        self._connections.discard(connection)
+        if not self._connections and self._empty is not None and not self._empty.done():
+            self._empty.set_result(None)
+
+    async def drain(self, patience_s: float) -> None:
+        """Take no more requests, let those under way finish, then cut what is left."""
+        self.draining = True
+        self._sweeper.cancel()
+        if self._listener is not None:
+            self._listener.close()
+        for connection in list(self._connections):
+            connection.close_if_idle()
+        if self._connections:
+            self._empty = self.loop.create_future()
+            handle = self.loop.call_later(patience_s, _wake, self._empty)
+            await self._empty
+            handle.cancel()
+        for connection in list(self._connections):
+            connection.cancel_task()
+            connection.abort()
+
+    def _sweep(self) -> None:
+        now = self.loop.time()
+        for connection in list(self._connections):
+            if connection.request is None and now - connection.idle_since > self.limits.idle_s:
+                connection.close_if_idle()
+        self._sweeper = self.loop.call_later(30, self._sweep)
+
+
+def _wake(waiter: asyncio.Future[None]) -> None:
+    if not waiter.done():
+        waiter.set_result(None)
+
+
+def _add(out: bytearray, fields: Fields) -> None:
+    for name, value in fields:
+        out += name + b": " + value + b"\r\n"
