@@ -1,0 +1,403 @@
+"""The journal: what was decided, on disk before anything acts on it.
+
+What must stay true:
+
+- one writer; everything that waits goes into one transaction, then all its waiters wake (group commit);
+- ``append`` returns only after the row is committed and fsynced, or raises and the row does not exist;
+- a COMMIT that failed for an I/O reason may come back after a crash: from then on nothing is appended
+  until a restart has read what is really there. A full disk or a locked database is definite: the
+  transaction is rolled back, its waiters are told, and later ones may succeed;
+- what ends a call rides in a later batch, and is never lost while the process lives.
+"""
+
+import asyncio
+import logging
+import os
+import re
+import sqlite3
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from kbctld.core.cost import Remembered
+from kbctld.core.vault_key import PREFIX
+from kbctld.store.anchor import Height
+from kbctld.store.database import Database
+
+log = logging.getLogger("kbctld.store")
+
+FREE_BYTES_MIN = 64 * 1024 * 1024
+"""Below this no new hold is taken, so that what is under way can still be settled."""
+
+_VAULT_KEY = re.compile(rf"{PREFIX}[0-9A-Za-z]+", re.ASCII)
+_RETRY_S = 1.0
+_FOLD_ROWS = 1000
+_FOLD_NS = 60_000_000_000
+_FOLD_FLUSH_S = 1.0
+_FOLDS_MAX = 10_000
+
+Statement = tuple[str, Sequence[Any]]
+
+
+class JournalError(Exception):
+    """Nothing can be recorded now; the text says why in one clause."""
+
+
+@dataclass(slots=True, eq=False)
+class CallRow:
+    """One attempt. Fields up to ``usage_after_nano`` are fixed when it is appended; the rest end it."""
+
+    call_id: str
+    ts_ns: int
+    key_no: int | None = None
+    vendor: str | None = None
+    operation: str | None = None
+    method: str | None = None
+    endpoint: str | None = None
+    requested_nano: int | None = None
+    currency: str | None = None
+    amount_minor: int | None = None
+    replay_of: str | None = None
+    policy_check_result: str = "allowed"
+    reason: str | None = None
+    idempotency_key: str | None = None
+    request_digest: bytes | None = None
+    replay_digest: bytes | None = None
+    metadata: str | None = None
+    usage_after_nano: int | None = None
+    upstream: str | None = None
+    outcome: str = "pending"
+    amount_nano: int = 0
+    status: int | None = None
+    vendor_request_id: str | None = None
+    latency_us: int | None = None
+    upstream_us: int | None = None
+    folded: int = 0
+    no: int = 0
+    """Its number, given when it is written."""
+
+
+_INSERT = """
+INSERT INTO call (no, call_id, ts_ns, key_no, vendor, operation, method, endpoint, requested_nano, currency,
+    amount_minor, replay_of, policy_check_result, reason, idempotency_key, request_digest, replay_digest,
+    metadata, usage_after_nano, upstream, outcome, amount_nano, status, vendor_request_id, latency_us,
+    upstream_us, folded)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+"""
+_FINISH = """
+UPDATE call SET policy_check_result = ?, outcome = ?, amount_nano = ?, status = ?, reason = ?,
+    vendor_request_id = ?, latency_us = ?, upstream_us = ?, folded = ? WHERE no = ?
+"""
+_SPEND = """
+INSERT INTO spend (key_no, day, posted_nano) VALUES (?, ?, ?)
+ON CONFLICT (key_no, day) DO UPDATE SET posted_nano = posted_nano + excluded.posted_nano
+"""
+_OBJECT = """
+INSERT INTO object (vendor, credential, object_id, nano, minor, currency) VALUES (?, ?, ?, ?, ?, ?)
+ON CONFLICT (vendor, credential, object_id) DO UPDATE SET
+    nano = max(nano, excluded.nano), minor = excluded.minor, currency = excluded.currency
+"""
+_CHANGED = "UPDATE meta SET value = value + ? WHERE key = 'changes'"
+
+
+@dataclass(slots=True)
+class _Batch:
+    """What goes into the next transaction."""
+
+    rows: list[CallRow] = field(default_factory=list)
+    finished: dict[CallRow, None] = field(default_factory=dict)
+    spends: dict[tuple[int, int], int] = field(default_factory=dict)
+    objects: dict[tuple[str, str, str], Remembered] = field(default_factory=dict)
+    changes: list[Statement] = field(default_factory=list)
+    waiters: list[asyncio.Future[None]] = field(default_factory=list)
+
+    def __bool__(self) -> bool:
+        return bool(self.rows or self.finished or self.spends or self.objects or self.changes or self.waiters)
+
+    def keep_endings_of(self, failed: "_Batch") -> None:
+        """Take over what must still be recorded after a batch that was rolled back."""
+        self.finished = {**failed.finished, **self.finished}
+        for key, nano in failed.spends.items():
+            self.spends[key] = self.spends.get(key, 0) + nano
+        self.objects = {**failed.objects, **self.objects}
+        # Changes with a waiter are its own to repeat; there is no telling them from notes, and repeating an
+        # UPDATE that says what memory says is harmless, while an INSERT of a key that was refused is not.
+        self.changes = [*(s for s in failed.changes if s[0].startswith("UPDATE")), *self.changes]
+
+
+class Journal:
+    """The one writer.
+
+    Attributes:
+        stopped: why nothing is recorded until a restart; None while all is well.
+    """
+
+    def __init__(self, database: Database, *, free_bytes: Callable[[], int] | None = None) -> None:
+        self._database = database
+        self._loop = asyncio.get_running_loop()
+        self._next = _Batch()
+        self._wake = asyncio.Event()
+        self._height = database.height
+        self._free_bytes = free_bytes or self._ask_free_bytes
+        self._free_until = 0.0
+        self._free_enough = True
+        self._folds: dict[tuple[int | None, str], _Fold] = {}
+        self._closing = False
+        self.stopped: str | None = None
+        self._task = self._loop.create_task(self._write())
+
+    # --- recording ------------------------------------------------------------------------------
+
+    async def append(self, row: CallRow) -> None:
+        """Record an attempt; returns when it is durable.
+
+        Raises:
+            JournalError: it was not recorded, and will not come back.
+        """
+        if not self._room():
+            raise JournalError("less than 64 MiB of disk are free")
+        await self._join(lambda batch: batch.rows.append(row))
+
+    async def refuse(self, row: CallRow) -> None:
+        """Record a refusal; a flood of one kind is folded, see ``_Fold``. Never raises."""
+        kind = (row.key_no, row.policy_check_result)
+        fold = self._folds.get(kind)
+        if fold is None or row.ts_ns - fold.since_ns >= _FOLD_NS:
+            if len(self._folds) > _FOLDS_MAX:
+                self._folds.clear()
+            fold = self._folds[kind] = _Fold(row.ts_ns)
+        fold.seen += 1
+        if fold.seen > _FOLD_ROWS:
+            if fold.row is None:
+                fold.row = row
+            else:
+                fold.row.folded += 1
+                if not fold.waiting:
+                    fold.waiting = True
+                    self._loop.call_later(_FOLD_FLUSH_S, self._flush, fold)
+                return
+        try:
+            await self._join(lambda batch: batch.rows.append(row))
+        except JournalError as error:
+            log.warning("a refusal was not recorded: %s", error)
+
+    def _flush(self, fold: "_Fold") -> None:
+        fold.waiting = False
+        if fold.row is not None:
+            self.finish(fold.row)
+
+    async def change(self, statements: Iterable[Statement]) -> None:
+        """Record a change that is not a call; returns when it is durable.
+
+        Raises:
+            JournalError: it was not recorded.
+        """
+        await self._join(lambda batch: batch.changes.extend(statements))
+
+    def note(self, statements: Iterable[Statement]) -> None:
+        """Record a change that nobody waits for, soon."""
+        self._next.changes.extend(statements)
+        self._wake.set()
+
+    def finish(self, row: CallRow) -> None:
+        """Record what the row now says of its end, soon. A row that was never written is passed over."""
+        self._next.finished[row] = None
+        self._wake.set()
+
+    def spend(self, key_no: int, day: int, nano: int) -> None:
+        """Record what was posted, together with the row's end."""
+        key = (key_no, day)
+        self._next.spends[key] = self._next.spends.get(key, 0) + nano
+
+    def remember(self, vendor: str, credential: str, object_id: str, counted: Remembered) -> None:
+        """Record what an object was counted at, together with the row's end."""
+        self._next.objects[vendor, credential, object_id] = counted
+
+    async def barrier(self) -> None:
+        """Wait until everything recorded so far can be read back."""
+        if self._next:
+            try:
+                await self._join(lambda _batch: None)
+            except JournalError:
+                return
+
+    async def close(self) -> None:
+        """Write what waits, then stop."""
+        self._closing = True
+        self._wake.set()
+        await self._task
+
+    # --- the writer -----------------------------------------------------------------------------
+
+    async def _join(self, add: Callable[[_Batch], object]) -> None:
+        if self.stopped is not None:
+            raise JournalError(self.stopped)
+        if self._closing:
+            raise JournalError("the daemon is stopping")
+        add(self._next)
+        waiter = self._loop.create_future()
+        self._next.waiters.append(waiter)
+        self._wake.set()
+        # Shielded by nature: a cancelled caller leaves its row in the batch, where it ends as unknown.
+        await waiter
+
+    async def _write(self) -> None:
+        while True:
+            if not self._next:
+                if self._closing:
+                    return
+                self._wake.clear()
+                await self._wake.wait()
+                continue
+            batch, self._next = self._next, _Batch()
+            height = Height(self._height.call_no + len(batch.rows), self._height.changes + len(batch.changes))
+            for number, row in enumerate(batch.rows, start=self._height.call_no + 1):
+                row.no = number
+            try:
+                await self._commit(batch)
+            except sqlite3.Error as error:
+                await self._failed(batch, error)
+                if self.stopped is not None:
+                    return
+                if self._closing:
+                    log.error("the ends of %d calls were not recorded", len(self._next.finished))
+                    return
+                # The endings have nobody waiting for them: try again with the next caller or by the clock.
+                self._wake.clear()
+                self._loop.call_later(_RETRY_S, self._wake.set)
+                await self._wake.wait()
+                continue
+            self._height = height
+            self._database.anchor.write(height)
+            for waiter in batch.waiters:
+                if not waiter.done():
+                    waiter.set_result(None)
+
+    async def _commit(self, batch: _Batch) -> None:
+        writer = self._database.writer
+        if batch.rows:
+            await writer.executemany(_INSERT, [_inserted(row) for row in batch.rows])
+        if batch.finished:
+            await writer.executemany(_FINISH, [_ended(row) for row in batch.finished if row.no])
+        if batch.spends:
+            await writer.executemany(_SPEND, [(*key, nano) for key, nano in batch.spends.items()])
+        if batch.objects:
+            await writer.executemany(
+                _OBJECT, [(*key, r.nano, r.minor, r.currency) for key, r in batch.objects.items()]
+            )
+        for sql, values in batch.changes:
+            await writer.execute(sql, values)
+        if batch.changes:
+            await writer.execute(_CHANGED, (len(batch.changes),))
+        await writer.commit()
+
+    async def _failed(self, batch: _Batch, error: sqlite3.Error) -> None:
+        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+        definite = code in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_CONSTRAINT)
+        try:
+            await self._database.writer.rollback()
+        except sqlite3.Error:
+            definite = False
+        if definite:
+            reason = {
+                sqlite3.SQLITE_FULL: "the disk is full",
+                sqlite3.SQLITE_BUSY: "another process holds the database",
+            }.get(code, "the database refused it")
+            log.error("a batch was rolled back: %s (%s)", reason, error)
+            for row in batch.rows:
+                row.no = 0
+            self._next.keep_endings_of(batch)
+        else:
+            reason = "the database failed; restart kbctl to read back what is really there"
+            self.stopped = reason
+            log.critical("spending stops until restart: %s", error)
+        failure = JournalError(reason)
+        for waiter in (*batch.waiters, *(self._next.waiters if self.stopped else ())):
+            if not waiter.done():
+                waiter.set_exception(failure)
+
+    # --- disk space -----------------------------------------------------------------------------
+
+    def _room(self) -> bool:
+        now = self._loop.time()
+        if now >= self._free_until:
+            self._free_until = now + 0.5
+            self._free_enough = self._free_bytes() >= FREE_BYTES_MIN
+        return self._free_enough
+
+    def _ask_free_bytes(self) -> int:
+        figures = os.statvfs(self._database.path.parent)
+        return figures.f_bavail * figures.f_frsize
+
+    @property
+    def database(self) -> Database:
+        return self._database
+
+
+@dataclass(slots=True)
+class _Fold:
+    """A minute of refusals of one kind (same key, same code).
+
+    The first thousand are rows of their own; the next one is the row that counts all further ones, so a
+    flood costs no disk write per request and leaves no gap in the numbering.
+    """
+
+    since_ns: int
+    seen: int = 0
+    row: CallRow | None = None
+    waiting: bool = False
+    """Whether a write of the count is due."""
+
+
+def _inserted(row: CallRow) -> tuple[Any, ...]:
+    return (
+        row.no,
+        row.call_id,
+        row.ts_ns,
+        row.key_no,
+        row.vendor,
+        row.operation,
+        row.method,
+        _without_keys(row.endpoint),
+        row.requested_nano,
+        row.currency,
+        row.amount_minor,
+        row.replay_of,
+        row.policy_check_result,
+        _without_keys(row.reason),
+        _without_keys(row.idempotency_key),
+        row.request_digest,
+        row.replay_digest,
+        _without_keys(row.metadata),
+        row.usage_after_nano,
+        row.upstream,
+        row.outcome,
+        row.amount_nano,
+        row.status,
+        row.vendor_request_id,
+        row.latency_us,
+        row.upstream_us,
+        row.folded,
+    )
+
+
+def _without_keys(text: str | None) -> str | None:
+    """A vault key that an agent put into a path or a field stays out of the database all the same."""
+    if text is None or PREFIX not in text:
+        return text
+    return _VAULT_KEY.sub(f"{PREFIX}***", text)
+
+
+def _ended(row: CallRow) -> tuple[Any, ...]:
+    return (
+        row.policy_check_result,
+        row.outcome,
+        row.amount_nano,
+        row.status,
+        row.reason,
+        row.vendor_request_id,
+        row.latency_us,
+        row.upstream_us,
+        row.folded,
+        row.no,
+    )
