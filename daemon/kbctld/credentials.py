@@ -1,0 +1,173 @@
+"""The real secrets in memory, and the book of which there are.
+
+What must stay true: a secret is read from its store at start, when it is set, and again in the background
+while the store does not answer; never for a request. Names and versions are in the journal, secrets are
+not. What can't be read now is unavailable with a reason, never absent.
+"""
+
+import asyncio
+import logging
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from kbctl.errors import Exit, KbctlError
+from kbctld.core.vendor import Vendor
+from kbctld.secrets.secret import Secret
+from kbctld.secrets.store import SecretStore
+from kbctld.store.journal import Journal, JournalError
+
+log = logging.getLogger("kbctld.credentials")
+
+NAME = re.compile(r"[a-z][a-z0-9_-]{0,31}(?::[A-Za-z0-9._-]{1,64})?", re.ASCII)
+_HEADER_SAFE = re.compile(r"[\x21-\x7e]{8,4096}", re.ASCII)
+_RETRY_S = 30.0
+
+_UPSERT = """
+INSERT INTO credential (name, vendor, version, set_ns) VALUES (?, ?, ?, ?)
+ON CONFLICT (name) DO UPDATE SET
+    vendor = excluded.vendor, version = excluded.version, set_ns = excluded.set_ns
+"""
+
+
+@dataclass(slots=True)
+class Credential:
+    """One real secret.
+
+    Attributes:
+        secret: None while it can't be read.
+        problem: why not, with a remedy.
+    """
+
+    name: str
+    vendor: str
+    version: int
+    set_ns: int
+    secret: Secret | None
+    problem: str | None = None
+
+
+class Credentials:
+    """All credentials of a home.
+
+    Args:
+        store: where secrets are kept.
+        journal: where names are kept; None in a sandbox, whose secrets are pretend and end with it.
+    """
+
+    def __init__(self, store: SecretStore, journal: Journal | None) -> None:
+        self.store = store
+        self._journal = journal
+        self._all: dict[str, Credential] = {}
+        self._retry: asyncio.Task[None] | None = None
+
+    async def load(self, known: list[tuple[str, str, int, int]]) -> None:
+        """Read every secret once; those that fail are tried again in the background."""
+        for name, vendor, version, set_ns in known:
+            self._all[name] = Credential(name, vendor, version, set_ns, None)
+        await self._read_missing()
+        if any(credential.secret is None for credential in self._all.values()):
+            self._retry = asyncio.get_running_loop().create_task(self._keep_trying())
+
+    def __iter__(self) -> Iterator[Credential]:
+        return iter(sorted(self._all.values(), key=lambda credential: credential.name))
+
+    def get(self, name: str) -> Credential | None:
+        return self._all.get(name)
+
+    def of_vendor(self, vendor: str) -> bool:
+        return any(credential.vendor == vendor for credential in self._all.values())
+
+    async def set(self, name: str, vendor: Vendor, text: str, now_ns: int) -> Credential:
+        """Store or rotate a secret; the next call uses it.
+
+        Raises:
+            KbctlError: a name or a secret that can't be, or a store that does not answer; nothing changed.
+        """
+        if not NAME.fullmatch(name):
+            raise KbctlError(
+                "credential_name",
+                f"{name!r} is not a credential name",
+                "name it after the vendor: stripe, or stripe:acme",
+                Exit.USAGE,
+            )
+        if not _HEADER_SAFE.fullmatch(text):
+            raise KbctlError(
+                "credential_malformed",
+                "a secret is 8 to 4,096 visible ASCII characters without blanks",
+                f"kbctl credential set {name}    # and paste only the secret",
+                Exit.USAGE,
+            )
+        if text.startswith("vault_key_"):
+            raise KbctlError(
+                "credential_malformed",
+                "this is a vault key, not the vendor's own secret",
+                f"kbctl credential set {name}    # and paste the key from the vendor's dashboard",
+                Exit.USAGE,
+            )
+        secret = Secret(text)
+        before = self._all.get(name)
+        if before is not None and before.vendor != vendor.name:
+            raise KbctlError(
+                "credential_vendor",
+                f"{name} is a credential of {before.vendor}",
+                f"kbctl credential remove {name}    # first",
+                Exit.REFUSED,
+            )
+        version = before.version + 1 if before else 1
+        await self.store.write(name, secret)
+        if self._journal is not None:
+            try:
+                await self._journal.change([(_UPSERT, (name, vendor.name, version, now_ns))])
+            except JournalError as error:
+                raise _unrecorded(error) from None
+        credential = self._all[name] = Credential(name, vendor.name, version, now_ns, secret)
+        return credential
+
+    async def remove(self, name: str) -> None:
+        """Forget a secret, in memory first.
+
+        Raises:
+            KbctlError: there is none, or its store does not answer.
+        """
+        if self._all.pop(name, None) is None:
+            raise KbctlError(
+                "credential_unknown",
+                f"there is no credential {name}",
+                "kbctl credential list",
+                Exit.NOT_FOUND,
+            )
+        await self.store.remove(name)
+        if self._journal is not None:
+            try:
+                await self._journal.change([("DELETE FROM credential WHERE name = ?", (name,))])
+            except JournalError as error:
+                raise _unrecorded(error) from None
+
+    def close(self) -> None:
+        if self._retry is not None:
+            self._retry.cancel()
+
+    async def _read_missing(self) -> None:
+        for credential in list(self._all.values()):
+            if credential.secret is not None:
+                continue
+            try:
+                credential.secret = await self.store.read(credential.name)
+            except KbctlError as error:
+                credential.problem = f"{error.message}; {error.remedy}" if error.remedy else error.message
+            else:
+                credential.problem = None
+                if credential.secret is None:
+                    lost = f"{self.store.description} has no item for it"
+                    credential.problem = f"{lost}; kbctl credential set {credential.name}"
+
+    async def _keep_trying(self) -> None:
+        while any(credential.secret is None for credential in self._all.values()):
+            await asyncio.sleep(_RETRY_S)
+            await self._read_missing()
+        log.info("all credentials are available again")
+
+
+def _unrecorded(error: JournalError) -> KbctlError:
+    return KbctlError("audit_unavailable", f"the change could not be recorded: {error}", "kbctl status")

@@ -1,0 +1,57 @@
+"""A refusal as the vendor would have said it, so that its SDK raises the right class and does not retry.
+
+What must stay true (each verified against real SDKs): the message starts with the machine code, the one
+thing that every SDK puts into ``str(error)``; both no-retry headers are on every answer, since
+``Retry-After`` alone makes some SDKs sleep for hours; the body is JSON in the vendor's own shape, since a
+foreign shape reads as success in others.
+"""
+
+import json
+from typing import Any
+
+from kbctld.core.refusal import Refusal
+from kbctld.core.vendor import Vendor
+from kbctld.http1.server import Fields
+
+
+def refusal_answer(
+    refusal: Refusal, vendor: Vendor | None, call_id: str, key_id: str | None
+) -> tuple[int, Fields, bytes]:
+    """Status, header fields and body.
+
+    Args:
+        refusal: why.
+        vendor: whose shape; None where the vendor is not known: Stripe's, which OpenAI's SDKs read too.
+        call_id: the audit row, as the vendor's request id.
+        key_id: whose key, where one was found.
+    """
+    status = refusal.http_status
+    fields: Fields = [
+        (b"Content-Type", b"application/json"),
+        (b"Cache-Control", b"no-store"),
+        (b"Stripe-Should-Retry", b"false"),
+        (b"x-should-retry", b"false"),
+        ((vendor.file.request_id_header if vendor else "Request-Id").encode(), call_id.encode()),
+    ]
+    if refusal.retry_after_s is not None:
+        fields.append((b"Retry-After", b"%d" % refusal.retry_after_s))
+    message = f"{refusal.code}: {refusal.sentence}"
+    if refusal.remedy:
+        message += f" ({refusal.remedy})"
+    return status, fields, json.dumps(_stripe(refusal, status, message, call_id, key_id)).encode()
+
+
+def _stripe(refusal: Refusal, status: int, message: str, call_id: str, key_id: str | None) -> dict[str, Any]:
+    details: dict[str, Any] = {"call_id": call_id, "remedy": refusal.remedy, **refusal.facts}
+    if key_id is not None:
+        details["key_id"] = key_id
+    if refusal.retry_after_s is not None:
+        details["retry_after_s"] = refusal.retry_after_s
+    return {
+        "error": {
+            "type": "api_error" if status >= 500 else "invalid_request_error",
+            "code": refusal.code.value,
+            "message": message,
+            "kbctl": details,
+        }
+    }

@@ -1,0 +1,42 @@
+"""The head that leaves: built by us, from one target and an allowlist; the only place that reveals a secret.
+
+What must stay true: nothing of the agent's head is copied but named fields; there is one Host, from the
+vendor's origin, one credential, from the keyring, and one length, from the body.
+"""
+
+from collections.abc import Iterable
+
+from kbctld.core.policy import Access
+from kbctld.secrets.secret import Secret
+
+
+def outbound_head(
+    access: Access,
+    authority: str,
+    secret: Secret,
+    fields: Iterable[tuple[bytes, bytes]],
+    length: int | None,
+) -> bytes:
+    """The bytes of the head, from the request line to the empty line.
+
+    Args:
+        access: method and target.
+        authority: the origin's host, and port where it is not the scheme's own.
+        secret: the real key.
+        fields: the agent's fields, already without those that Connection names.
+        length: bytes of the body; None for no body at all.
+    """
+    out = bytearray(f"{access.method} {access.target.text} HTTP/1.1\r\nHost: {authority}\r\n".encode("ascii"))
+    out += b"Authorization: Bearer " + secret.reveal().encode("ascii") + b"\r\n"
+    # Encoded answers would have to be decoded to be searched for the secret and for amounts.
+    out += b"Accept-Encoding: identity\r\n"
+    allowed = access.vendor.forward_headers
+    for name, value in fields:
+        if name.decode("latin-1") in allowed:
+            out += name + b": " + value + b"\r\n"
+    if length is not None:
+        out += b"Content-Length: %d\r\n" % length
+    elif access.method not in ("GET", "HEAD"):
+        out += b"Content-Length: 0\r\n"
+    out += b"\r\n"
+    return bytes(out)
