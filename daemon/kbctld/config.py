@@ -1,0 +1,249 @@
+"""``config.toml`` and the operator's own vendor files: read once, strictly, owner-only.
+
+What must stay true: an unknown key, a wrong type or a value out of range stops the start and names file,
+key and what would do; nothing in here widens anything by being left out or mistyped.
+"""
+
+import os
+import stat
+import tomllib
+from decimal import Decimal
+from fractions import Fraction
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
+
+import currency_converter
+import msgspec
+from msgspec import Meta, Struct
+
+from kbctl.errors import Exit, KbctlError
+from kbctl.paths import Home
+from kbctld.core.money import Rates, rates_from
+from kbctld.core.vendor import Vendor, VendorFileError, read_vendor
+from kbctld.http1.server import Limits
+from kbctld.proxy.upstream import UpstreamLimits
+
+DEFAULT_PORT = 4815
+
+Seconds = Annotated[float, Meta(gt=0, le=3600)]
+
+
+class SecretsConfig(Struct, forbid_unknown_fields=True):
+    """Where real secrets are kept; left out: what first use chose."""
+
+    backend: Literal["os-keyring", "systemd-credential", "passphrase", "keyfile"] | None = None
+
+
+class LimitsConfig(Struct, forbid_unknown_fields=True):
+    """Bounds towards agents."""
+
+    head_s: Seconds = 10.0
+    body_bytes: Annotated[int, Meta(ge=1024, le=1024**3)] = 10 * 1024 * 1024
+    body_bytes_per_s: Annotated[int, Meta(ge=1, le=1024**3)] = 1024
+    write_stall_s: Seconds = 60.0
+    idle_s: Seconds = 300.0
+    connections: Annotated[int, Meta(ge=1, le=100_000)] = 1024
+    in_flight_per_key: Annotated[int, Meta(ge=1, le=100_000)] = 256
+    turn_s: Seconds = 10.0
+
+
+class UpstreamConfig(Struct, forbid_unknown_fields=True):
+    """Bounds towards vendors."""
+
+    connect_s: Seconds = 5.0
+    first_byte_s: Seconds = 80.0
+    silence_s: Seconds = 60.0
+    idle_s: Seconds = 20.0
+    connections: Annotated[int, Meta(ge=1, le=100_000)] = 256
+
+
+class Config(Struct, forbid_unknown_fields=True):
+    """All of ``config.toml``."""
+
+    port: Annotated[int, Meta(ge=0, le=65535)] = DEFAULT_PORT
+    default_vendors: list[str] | None = None
+    ca_file: str | None = None
+    """Roots to verify vendors against instead of the bundled ones, as where a company inspects TLS."""
+    secrets: SecretsConfig = msgspec.field(default_factory=SecretsConfig)
+    rates: dict[str, Decimal | int] = {}
+    """US dollars for one unit of a currency; wins over the bundled ECB table."""
+    limits: LimitsConfig = msgspec.field(default_factory=LimitsConfig)
+    upstream: UpstreamConfig = msgspec.field(default_factory=UpstreamConfig)
+
+    def server_limits(self) -> Limits:
+        limits = self.limits
+        return Limits(
+            head_s=limits.head_s,
+            body_bytes=limits.body_bytes,
+            body_bytes_per_s=limits.body_bytes_per_s,
+            write_stall_s=limits.write_stall_s,
+            idle_s=limits.idle_s,
+            connections=limits.connections,
+        )
+
+    def upstream_limits(self) -> UpstreamLimits:
+        limits = self.upstream
+        return UpstreamLimits(
+            connect_s=limits.connect_s,
+            first_byte_s=limits.first_byte_s,
+            silence_s=limits.silence_s,
+            idle_s=limits.idle_s,
+            connections=limits.connections,
+        )
+
+
+def read_config(home: Home) -> Config:
+    """Read ``config.toml``; defaults where there is none.
+
+    Raises:
+        KbctlError: exit status 2, naming file, key and what it takes.
+    """
+    path = home.config
+    if not path.exists():
+        return Config()
+    text = _owner_only(path)
+    try:
+        plain: dict[str, Any] = tomllib.loads(text, parse_float=Decimal)
+    except tomllib.TOMLDecodeError as error:
+        raise _wrong(path, f"not TOML: {error}") from None
+    try:
+        # Seconds may be written 10 or 10.5; money and rates stay exact.
+        config = msgspec.convert(_floats(plain), Config, builtin_types=(Decimal,))
+    except msgspec.ValidationError as error:
+        raise _wrong(path, _explain(str(error))) from None
+    if config.ca_file is not None and not Path(config.ca_file).is_file():
+        raise _wrong(path, f"`ca_file`: there is no file {config.ca_file}")
+    return config
+
+
+def read_vendors(home: Home, config: Config) -> dict[str, Vendor]:
+    """The built-in vendor files and the operator's own.
+
+    Raises:
+        KbctlError: exit status 2, naming file, key and what it takes.
+    """
+    vendors = {}
+    built_in = resources.files("kbctld") / "vendors"
+    for file in sorted(built_in.iterdir(), key=lambda entry: entry.name):
+        if file.name.endswith(".toml"):
+            vendor = read_vendor(file.read_text(encoding="utf-8"))
+            vendors[vendor.name] = vendor
+    if home.vendors.is_dir():
+        for path in sorted(home.vendors.glob("*.toml")):
+            try:
+                vendor = read_vendor(_owner_only(path))
+            except VendorFileError as error:
+                raise _wrong(path, str(error)) from None
+            if vendor.name != path.stem:
+                raise _wrong(path, f"`name` is {vendor.name}; it takes the file's own name, {path.stem}")
+            if vendor.name in vendors:
+                raise _wrong(path, f"`name`: {vendor.name} is a built-in vendor; take another name")
+            vendors[vendor.name] = vendor
+    for name in config.default_vendors or ():
+        if name not in vendors:
+            known = ", ".join(sorted(vendors))
+            raise _wrong(home.config, f"`default_vendors` names {name!r}; it takes some of {known}")
+    return vendors
+
+
+def read_rates(home: Home, config: Config) -> Rates:
+    """The bundled ECB table, in US dollars, with the operator's own rates over it.
+
+    Raises:
+        KbctlError: exit status 2, for a rate that is none.
+    """
+    # The single-day file holds only what the ECB still quotes: a currency it dropped has no rate here.
+    table = currency_converter.CurrencyConverter(currency_converter.SINGLE_DAY_CURRENCY_FILE, decimal=True)
+    dated = max(bounds.last_date for bounds in table.bounds.values())
+    per_euro = {
+        code: Fraction(table.convert(Decimal(1), "EUR", code, date=dated)) for code in table.currencies
+    }
+    usd = {code: per_euro["USD"] / rate for code, rate in per_euro.items()}
+    try:
+        own = rates_from(dated.isoformat(), config.rates).usd_per_unit
+        return Rates(dated.isoformat(), {**rates_from(dated.isoformat(), usd).usd_per_unit, **own})
+    except ValueError as error:
+        raise _wrong(home.config, f"`rates`: {error}") from None
+
+
+def read_upstreams(texts: list[str], vendors: dict[str, Vendor]) -> dict[str, str]:
+    """``--upstream VENDOR=URL``: a loopback mock or test double in place of a vendor's origin.
+
+    Raises:
+        KbctlError: exit status 2.
+    """
+    found = {}
+    for text in texts:
+        name, equals, url = text.partition("=")
+        if not equals or name not in vendors:
+            known = ", ".join(sorted(vendors))
+            raise KbctlError(
+                "upstream_malformed",
+                f"--upstream takes VENDOR=URL with one of {known}, not {text!r}",
+                "kbctl up --upstream stripe=http://127.0.0.1:9000",
+                Exit.USAGE,
+            )
+        parts = urlsplit(url)
+        try:
+            plain = parts.path in ("", "/") and not (parts.query or parts.fragment or parts.username)
+            fits = plain and parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+        except ValueError:
+            fits = False
+        if not fits or parts.hostname not in ("127.0.0.1", "localhost", "::1"):
+            raise KbctlError(
+                "upstream_not_loopback",
+                f"--upstream takes an address on this machine without a path, not {url!r}",
+                f"kbctl up --upstream {name}=http://127.0.0.1:9000",
+                Exit.USAGE,
+            )
+        found[name] = url.rstrip("/")
+    return found
+
+
+def _owner_only(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            status = os.fstat(file.fileno())
+            if status.st_uid not in (os.getuid(), 0) or stat.S_IMODE(status.st_mode) & 0o022:
+                raise KbctlError(
+                    "config_exposed",
+                    f"{path} can be changed by others",
+                    f"chmod 600 {path}",
+                    Exit.USAGE,
+                )
+            if stat.S_IMODE(status.st_mode) & 0o044:
+                raise KbctlError(
+                    "config_exposed",
+                    f"{path} can be read by others",
+                    f"chmod 600 {path}",
+                    Exit.USAGE,
+                )
+            return file.read().decode("utf-8")
+    except OSError as error:
+        raise _wrong(path, f"can't be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise _wrong(path, "not UTF-8") from None
+
+
+def _floats(plain: dict[str, Any]) -> dict[str, Any]:
+    for section in ("limits", "upstream"):
+        values = plain.get(section)
+        if isinstance(values, dict):
+            plain[section] = {
+                name: float(value) if isinstance(value, Decimal) else value for name, value in values.items()
+            }
+    return plain
+
+
+def _explain(text: str) -> str:
+    if "unknown field" in text:
+        return f"{text}; keys are {', '.join(Config.__struct_fields__)}, and those of their sections"
+    if "$.secrets.backend" in text:
+        return f"{text}; it takes os-keyring, systemd-credential, passphrase or keyfile"
+    return text
+
+
+def _wrong(path: Path, what: str) -> KbctlError:
+    return KbctlError("config_invalid", f"{path}: {what}", f"$EDITOR {path}    # then kbctl up", Exit.USAGE)

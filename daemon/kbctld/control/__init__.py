@@ -1,0 +1,1 @@
+"""The control plane: the operator's API on the UNIX socket."""
