@@ -1,0 +1,27 @@
+"""kbctl: a capped, revocable key of its own for every AI agent that spends money.
+
+The public Python API is :class:`Client`, :class:`AsyncClient` and :class:`KbctlError`. They are found on
+first use, because a command line that only prints its version must not load an HTTP library.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from kbctl.client import AsyncClient, Client
+    from kbctl.errors import KbctlError
+
+__all__ = ["AsyncClient", "Client", "KbctlError", "__version__"]
+
+__version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    if name in ("Client", "AsyncClient"):
+        from kbctl import client
+
+        return getattr(client, name)
+    if name == "KbctlError":
+        from kbctl.errors import KbctlError
+
+        return KbctlError
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,133 @@
+"""What a person types: dollars, durations, times, ``name=value`` pairs and choices.
+
+The one place that reads them. Money never passes through a float and is matched by an ASCII pattern before
+it is converted, because ``Decimal()`` would take ``1e3``, ``5_00``, ``NaN`` and full-width digits. Every
+complaint names the value and shows one that works.
+"""
+
+import re
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+
+from kbctl.errors import Exit, KbctlError
+
+USD_MAX = 1_000_000_000
+_USD = re.compile(r"[0-9]{1,10}(?:\.[0-9]{1,9})?", re.ASCII)
+_DURATION = re.compile(r"([1-9][0-9]{0,6})([smhd])", re.ASCII)
+_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+_TIME = re.compile(
+    r"[0-9]{4}-[0-9]{2}-[0-9]{2}"
+    r"(?:[T ][0-9]{2}:[0-9]{2}(?::[0-9]{2}(?:\.[0-9]{1,6})?)?(?:Z|[+-][0-9]{2}:[0-9]{2})?)?",
+    re.ASCII,
+)
+DURATION_MAX = timedelta(days=3_660)
+
+
+def bad_value(message: str, example: str) -> KbctlError:
+    """A usage error that shows what would have worked."""
+    return KbctlError("bad_value", message, example, Exit.USAGE)
+
+
+def usd(option: str, text: str) -> Decimal:
+    """Dollars above zero: ``500``, ``500.50``."""
+    example = f"{option} 500"
+    if text.startswith("-"):
+        raise bad_value(f"{option} {text!r} is below zero", example)
+    if not _USD.fullmatch(text):
+        raise bad_value(
+            f"{option} {text!r} is not an amount of dollars: digits, then at most a point and nine more",
+            example,
+        )
+    amount = Decimal(text)
+    if amount == 0:
+        raise bad_value(f"{option} {text!r} would allow nothing: a cap is above zero", example)
+    if amount > USD_MAX:
+        raise bad_value(f"{option} {text!r} is above {USD_MAX:,} dollars", example)
+    return amount
+
+
+def usd_or_none(option: str, text: str) -> Decimal | None:
+    """Dollars, or the word ``none`` for no cap at all."""
+    return None if text == "none" else usd(option, text)
+
+
+def duration(option: str, text: str) -> timedelta:
+    """``90s``, ``30m``, ``2h``, ``7d``."""
+    match = _DURATION.fullmatch(text)
+    if not match:
+        raise bad_value(
+            f"{option} {text!r} is not a duration: a number and one of s, m, h, d", f"{option} 2h"
+        )
+    length = timedelta(**{_UNITS[match[2]]: int(match[1])})
+    if length > DURATION_MAX:
+        raise bad_value(f"{option} {text!r} is longer than ten years", f"{option} 30d")
+    return length
+
+
+def ttl(option: str, text: str) -> str:
+    """A duration or ``never``, as the daemon takes it."""
+    if text != "never":
+        duration(option, text)
+    return text
+
+
+def instant(option: str, text: str) -> datetime:
+    """``2026-11-21``, ``2026-11-21T09:30`` or with an offset; without one it is UTC, as in every row."""
+    example = f"{option} 2026-11-21T09:30Z"
+    if not _TIME.fullmatch(text):
+        raise bad_value(f"{option} {text!r} is not a time (UTC unless it says otherwise)", example)
+    try:
+        parsed = datetime.fromisoformat(text)
+        return parsed.replace(tzinfo=UTC) if parsed.tzinfo is None else parsed.astimezone(UTC)
+    except (ValueError, OverflowError):
+        raise bad_value(f"{option} {text!r} is not a time that exists", example) from None
+
+
+def rfc3339(moment: datetime) -> str:
+    """The form that times have on the wire."""
+    return moment.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
+def window(
+    since: str | None, start: str | None, end: str | None, now: datetime
+) -> tuple[str | None, str | None]:
+    """The ``from`` and ``to`` of a query, out of ``--since`` or ``--from`` and ``--to``."""
+    began: datetime | None
+    if since is not None:
+        if start is not None:
+            raise bad_value("--since and --from both say where to begin", "--since 1h")
+        began = now - duration("--since", since)
+    else:
+        began = None if start is None else instant("--from", start)
+    ended = instant("--to", end) if end is not None else None
+    if began and ended and began >= ended:
+        raise bad_value("the time window ends before it begins", "--from 2026-11-20 --to 2026-11-21")
+    return rfc3339(began) if began else None, rfc3339(ended) if ended else None
+
+
+def pairs(option: str, texts: Sequence[str]) -> dict[str, str]:
+    """``name=value``, each name once."""
+    found: dict[str, str] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals or not name:
+            raise bad_value(f"{option} {text!r} is not name=value", f"{option} agent_run_id=run_42")
+        if name in found:
+            raise bad_value(f"{option} gives {name!r} twice", f"{option} {name}={value}")
+        found[name] = value
+    return found
+
+
+def whole(option: str, number: int, most: int) -> int:
+    """A count: not below zero, not above ``most``."""
+    if not 0 <= number <= most:
+        raise bad_value(f"{option} {number} is not between 0 and {most}", f"{option} 0")
+    return number
+
+
+def choice(option: str, text: str, allowed: Sequence[str]) -> str:
+    """One of a few words."""
+    if text not in allowed:
+        raise bad_value(f"{option} {text!r} is not one of {', '.join(allowed)}", f"{option} {allowed[0]}")
+    return text

@@ -1,0 +1,113 @@
+"""What a person types is read strictly, and a complaint shows what would have worked."""
+
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+
+import pytest
+
+from kbctl.commands import values
+from kbctl.errors import Exit, KbctlError
+
+
+@pytest.mark.parametrize(
+    ("text", "amount"),
+    [
+        ("500", Decimal(500)),
+        ("500.50", Decimal("500.50")),
+        ("0.000000001", Decimal("0.000000001")),
+        ("1000000000", Decimal(10**9)),
+    ],
+)
+def test_dollars(text: str, amount: Decimal) -> None:
+    """Whole dollars, cents, and down to a nano-dollar."""
+    assert values.usd("--cap", text) == amount
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *"0 0.00 -5 +5 NaN inf 1e3 5_00 $500 1,000 .5 5. 0.0000000001 1000000001 99999999999 none".split(),
+        *("", " 5", "5 ", "5\n", "1000000000.000000001", "\u0665"),
+    ],
+)
+def test_not_dollars(text: str) -> None:
+    """Nothing that ``Decimal()`` would guess at, no zero, and no more than a billion."""
+    with pytest.raises(KbctlError) as refused:
+        values.usd("--cap", text)
+
+    assert refused.value.exit_status is Exit.USAGE
+    assert repr(text) in refused.value.message or "billion" in refused.value.message
+    assert refused.value.remedy == "--cap 500"
+
+
+def test_no_cap_is_said() -> None:
+    """``none`` is the one word for no cap."""
+    assert values.usd_or_none("--cap", "none") is None
+    with pytest.raises(KbctlError):
+        values.usd_or_none("--cap", "None")
+
+
+@pytest.mark.parametrize(
+    ("text", "length"),
+    [("90s", timedelta(seconds=90)), ("30m", timedelta(minutes=30)), ("7d", timedelta(days=7))],
+)
+def test_durations(text: str, length: timedelta) -> None:
+    """A number and a unit."""
+    assert values.duration("--since", text) == length
+
+
+@pytest.mark.parametrize(
+    "text", ["", "2", "h", "2H", "-2h", "1.5h", "0h", "2 h", "2w", "9999999d", "\u0662h"]
+)
+def test_not_durations(text: str) -> None:
+    """The value is named and a good one shown."""
+    with pytest.raises(KbctlError, match="--since") as refused:
+        values.duration("--since", text)
+
+    assert refused.value.exit_status is Exit.USAGE
+    assert repr(text) in refused.value.message
+
+
+@pytest.mark.parametrize(
+    ("text", "wire_form"),
+    [
+        ("2026-11-21", "2026-11-21T00:00:00.000000Z"),
+        ("2026-11-21T09:30", "2026-11-21T09:30:00.000000Z"),
+        ("2026-11-21 09:30:01.5Z", "2026-11-21T09:30:01.500000Z"),
+        ("2026-11-21T09:30+02:00", "2026-11-21T07:30:00.000000Z"),
+    ],
+)
+def test_times(text: str, wire_form: str) -> None:
+    """Without an offset a time is UTC, like those in the rows."""
+    assert values.rfc3339(values.instant("--from", text)) == wire_form
+
+
+@pytest.mark.parametrize(
+    "text", ["", "yesterday", "2026-13-01", "2026-11-21T25:00", "1763", "0001-01-01T00:00+14:00"]
+)
+def test_not_times(text: str) -> None:
+    """The value is named and a good one shown."""
+    with pytest.raises(KbctlError) as refused:
+        values.instant("--from", text)
+
+    assert refused.value.remedy == "--from 2026-11-21T09:30Z"
+
+
+def test_windows() -> None:
+    """``--since`` counts back from now; a window that ends before it begins is a mistake."""
+    now = datetime(2026, 11, 21, 12, tzinfo=UTC)
+
+    assert values.window("1h", None, None, now) == ("2026-11-21T11:00:00.000000Z", None)
+    assert values.window(None, None, None, now) == (None, None)
+    with pytest.raises(KbctlError):
+        values.window("1h", "2026-11-21", None, now)
+    with pytest.raises(KbctlError):
+        values.window(None, "2026-11-21", "2026-11-20", now)
+
+
+def test_pairs() -> None:
+    """Values may hold an equals sign; names come once."""
+    assert values.pairs("--meta", ["a=1", "b=x=y", "c="]) == {"a": "1", "b": "x=y", "c": ""}
+    for wrong in (["a"], ["=1"], ["a=1", "a=2"]):
+        with pytest.raises(KbctlError):
+            values.pairs("--meta", wrong)
