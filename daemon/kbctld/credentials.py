@@ -46,6 +46,12 @@ class Credential:
     secret: Secret | None
     problem: str | None = None
 
+    def revealed(self) -> Secret:
+        """The secret of a credential that is available."""
+        if self.secret is None:
+            raise LookupError(f"{self.name} is not available")
+        return self.secret
+
 
 class Credentials:
     """All credentials of a home.

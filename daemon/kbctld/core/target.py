@@ -15,7 +15,7 @@ from kbctld.core.refusal import Code, Refusal
 _SEGMENT = r"[A-Za-z0-9._~-]+"
 _CANONICAL = re.compile(rf"/(?:{_SEGMENT}(?:/{_SEGMENT})*/?)?", re.ASCII)
 # A path as it may arrive: canonical but for the doubled slashes that base URLs leave near the start.
-_ARRIVING = re.compile(rf"/(?:/?{_SEGMENT})*/?", re.ASCII)
+_ARRIVING = re.compile(rf"(?:/{{1,2}}{_SEGMENT})*/?", re.ASCII)
 _DOT_SEGMENT = re.compile(r"/\.{1,2}(?:/|$)")
 _QUERY = re.compile(r"[A-Za-z0-9._~!$'()*+,:@/?&=%\[\]-]*", re.ASCII)
 

@@ -156,6 +156,7 @@ class Vendor:
         self.joins = tuple(sorted({"", *file.joins}, key=len, reverse=True))
         self.forward_headers = frozenset(file.forward_headers)
         self.account_headers = frozenset(file.account_headers)
+        self.request_id_header = file.request_id_header.lower().encode("ascii")
         self.operations = {operation.name: operation for operation in file.operation}
         self._literal: dict[tuple[str, str], Operation] = {}
         self._patterns: dict[tuple[str, int], list[tuple[tuple[str, ...], Operation]]] = {}

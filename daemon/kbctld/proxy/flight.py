@@ -1,0 +1,134 @@
+"""One permitted call between its hold and the end of its hold.
+
+What must stay true: every way out ends the hold exactly once, by what was proved. An answer read to its end
+proves what its status says; anything else proves nothing once a byte has left, and that nothing happened
+while none had.
+"""
+
+from types import TracebackType
+from typing import Any, Self
+
+import msgspec
+
+from kbctld.core.grant import Grant
+from kbctld.core.ledger import Verdict
+from kbctld.core.money import read_currency
+from kbctld.core.outcome import verdict_of
+from kbctld.core.policy import Access, Permit
+from kbctld.core.vendor import Amount, Increase
+from kbctld.credentials import Credential
+from kbctld.proxy.call import Call
+from kbctld.proxy.upstream import Answer, Connection, Pool
+
+
+class Flight:
+    """Used as ``async with Flight(...) as flight``; leaving it settles what ``landed`` did not."""
+
+    def __init__(self, call: Call, grant: Grant, access: Access, permit: Permit) -> None:
+        self.permit = permit
+        self._call = call
+        self._grant = grant
+        self._access = access
+        self._nano = 0 if permit.replay_of else permit.attempt.hold.nano
+        self._connection: Connection | None = None
+        self._settled = False
+
+    @property
+    def reads_answer(self) -> bool:
+        """Whether the answer's JSON tells something that we need."""
+        return self.permit.price.counts is not None or not self.permit.price.exact
+
+    async def board(self, pool: Pool) -> Connection:
+        """Take a connection; it is given back when the flight ends.
+
+        Raises:
+            UpstreamError: none could be had; nothing was sent.
+        """
+        self._connection = await pool.connection()
+        return self._connection
+
+    def take_off(self, data: bytes) -> None:
+        """Write the request: its bytes leave here, and only here.
+
+        Raises:
+            UpstreamError: the connection was gone; nothing was written.
+        """
+        assert self._connection is not None  # noqa: S101 - boarded
+        self._connection.send(data, head_only=self._access.method == "HEAD")
+        self._call.took_off()
+        self._grant.in_flight += 1
+        self._grant.in_flight_nano += self._nano
+
+    def landed(self, answer: Answer, read: bytes, credential: Credential) -> None:
+        """The answer was read to its end: settle by what it says.
+
+        Args:
+            answer: its head.
+            read: its body, as far as ``reads_answer`` needs it.
+            credential: whose account the vendor acted in.
+        """
+        idempotency = self._access.vendor.file.idempotency
+        header = idempotency.replay_header if idempotency else None
+        replayed = header is not None and answer.get(header.lower().encode()) == b"true"
+        spent_nano = None
+        if self.reads_answer and 200 <= answer.status < 300:
+            said = _json_object(read)
+            spent_nano = self._true_amount(said)
+            object_id = self._object_id(said)
+            if object_id is not None:
+                self._call.vault.remember(
+                    self._access.vendor.name, credential.name, object_id, self.permit.price
+                )
+        self._settle(verdict_of(answer.status), spent_nano=spent_nano, replayed=replayed)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        # No answer, half of one, cancelled, or a defect of ours: what left may have arrived.
+        self._settle(Verdict.SILENT if self._call.flew else Verdict.UNSENT)
+        if self._connection is not None:
+            self._connection.release()
+
+    def _settle(self, verdict: Verdict, *, spent_nano: int | None = None, replayed: bool = False) -> None:
+        if self._settled:
+            return
+        self._settled = True
+        if self._call.flew:
+            self._grant.in_flight -= 1
+            self._grant.in_flight_nano -= self._nano
+        self._call.vault.settle(
+            self._grant, self.permit.attempt, verdict, spent_nano=spent_nano, replayed=replayed
+        )
+
+    def _true_amount(self, said: dict[str, Any]) -> int | None:
+        """What it really cost, where the request could only bound it."""
+        if self.permit.price.exact:
+            return None
+        minor, currency = said.get("amount"), read_currency(str(said.get("currency")))
+        if not isinstance(minor, int) or isinstance(minor, bool) or minor < 0 or currency is None:
+            return None
+        spent_nano = self._call.vault.rates.nano(minor, currency)
+        if spent_nano is not None:
+            self._call.row.currency, self._call.row.amount_minor = currency, minor
+        return spent_nano
+
+    def _object_id(self, said: dict[str, Any]) -> str | None:
+        """The object whose later steps build on this amount."""
+        cost = self._access.operation.cost if self._access.operation else None
+        if isinstance(cost, Increase):
+            return self._access.parameters[cost.of]
+        if isinstance(cost, Amount) and cost.object is not None:
+            found = said.get(cost.object)
+            return found if isinstance(found, str) and 0 < len(found) <= 255 else None
+        return None
+
+
+def _json_object(raw: bytes) -> dict[str, Any]:
+    try:
+        said = msgspec.json.decode(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return {}
+    return said if isinstance(said, dict) else {}
