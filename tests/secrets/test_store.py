@@ -30,7 +30,7 @@ def test_without_a_keyring_it_is_a_key_file_and_the_person_is_told(tmp_path: Pat
     assert kind == "keyfile"
     assert notice.startswith("There is no OS keyring here: there is no session bus. ")
     assert "not against a program that runs as the same user" in notice
-    assert '[secrets] backend = "passphrase"' in notice
+    assert 'secrets.backend = "passphrase"' in notice
     assert list(tmp_path.iterdir()) == [], "choosing makes nothing"
 
 
@@ -62,7 +62,7 @@ def test_a_keyring_that_hangs_is_not_an_absent_one(tmp_path: Path, monkeypatch: 
         with pytest.raises(KbctlError) as caught:
             asyncio.run(first_choice(tmp_path, deadline_s=0.8))
     assert (caught.value.code, caught.value.exit_status) == ("keyring_timeout", Exit.REFUSED)
-    assert '[secrets] backend = "keyfile"' in caught.value.remedy
+    assert 'secrets.backend = "keyfile"' in caught.value.remedy
 
 
 def test_each_kind_opens_as_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

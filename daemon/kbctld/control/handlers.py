@@ -34,6 +34,7 @@ _DEFAULT_LIFETIME = "24h"
 _LABEL_MAX = 500
 _METADATA_MAX = 50
 _ENTRIES_MAX = 200
+_ENTRY_EXAMPLE = 'kbctl issue --cap 500 --allow "POST /v1/payment_intents"'
 _STATUSES = ("active", "frozen", "revoked", "expired", "all")
 
 
@@ -86,7 +87,7 @@ class Handlers:
         try:
             grant, vault_key = await self.vault.issue(terms)
         except EntryError as error:
-            raise _usage("endpoint_entry", str(error)) from None
+            raise _usage("endpoint_entry", str(error), _ENTRY_EXAMPLE) from None
         except JournalError as error:
             raise _unrecorded(error) from None
         key = self._key(grant)
@@ -218,7 +219,11 @@ class Handlers:
         for name in named:
             if name not in self.vault.vendors:
                 known = ", ".join(sorted(self.vault.vendors))
-                raise _usage("vendor_unknown", f"there is no vendor {name!r}", f"one of: {known}")
+                raise _usage(
+                    "vendor_unknown",
+                    f"there is no vendor {name!r}; there is {known}",
+                    "kbctl issue --cap 500 --vendor stripe",
+                )
             if not self.credentials.of_vendor(name):
                 raise KbctlError(
                     "credential_missing",
@@ -276,7 +281,11 @@ class Handlers:
         vendor = self.vault.vendors.get(vendor_name)
         if vendor is None:
             known = ", ".join(sorted(self.vault.vendors))
-            raise _usage("vendor_unknown", f"there is no vendor {vendor_name!r}", f"one of: {known}")
+            raise _usage(
+                "vendor_unknown",
+                f"there is no vendor {vendor_name!r}; there is {known}",
+                "kbctl credential set stripe",
+            )
         credential = await self.credentials.set(name, vendor, request.secret, self.vault.now_ns())
         self.rotated(credential)
         return Reply(credential_view(credential))

@@ -28,7 +28,7 @@ HELPERS_AT_ONCE = 2
 
 HELPER = Path(__file__).with_name("keyring_helper.py")
 
-_OTHERWISE = 'set `[secrets] backend = "keyfile"` in config.toml'
+_OTHERWISE = 'set `secrets.backend = "keyfile"` in config.toml'
 _UNLOCK = (
     "unlock the login keychain" if sys.platform == "darwin" else "unlock it (logging in to the desktop does)"
 )

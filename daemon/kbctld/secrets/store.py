@@ -100,7 +100,7 @@ async def first_choice(directory: Path, *, deadline_s: float = DEADLINE_S) -> tu
     return "keyfile", (
         f"{why}. Secrets are kept in {directory / STORE_NAME}, encrypted with the key file {KEY_NAME} beside "
         f"it. That protects backups and stray copies that leave {KEY_NAME} out, not against a program that "
-        'runs as the same user. For another choice set `[secrets] backend = "passphrase"` in config.toml.'
+        'runs as the same user. For another choice set `secrets.backend = "passphrase"` in config.toml.'
     )
 
 
@@ -124,6 +124,6 @@ async def open_store(
     raise KbctlError(
         "secret_backend_unknown",
         f"there is no secret store `{kind}`",
-        f"set `[secrets] backend` in config.toml to one of {', '.join(KINDS)}",
+        f"set `secrets.backend` in config.toml to one of {', '.join(KINDS)}",
         Exit.REFUSED,
     )

@@ -190,7 +190,7 @@ def _open(kind: str, directory: Path, passphrase: Secret | None) -> VaultFile:
         raise KbctlError(
             "secret_store_kind",
             f"{path} is an {DESCRIPTIONS[existing]}, not an {DESCRIPTIONS[kind]}",
-            f'set `[secrets] backend = "{existing}"` in config.toml',
+            f'set `secrets.backend = "{existing}"` in config.toml',
             Exit.REFUSED,
         )
     if existing is None:
