@@ -1,0 +1,165 @@
+"""Real processes for end-to-end tests: a daemon started by `kbctl up`, and a pretend Stripe of its own.
+
+What must stay true: everything that is started is stopped, whatever the test does; only loopback is used;
+a home's path is short enough for a UNIX socket.
+"""
+
+import asyncio
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+SECRET = "sk_test_CanaryCanaryCanary0123456789"  # pretend, and searched for everywhere afterwards
+
+
+class Kbctl:
+    """The command line of one home."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        self.said = ""
+        """Everything that any command printed."""
+
+    def __call__(self, *args: str, stdin: str = "", status: int = 0) -> str:
+        """Run a command; its standard output. Anything but the expected exit status fails the test."""
+        done = subprocess.run(
+            [sys.executable, "-m", "kbctl", *args],
+            input=stdin,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            env={"PATH": os.environ["PATH"], "HOME": str(self.home), "KBCTL_HOME": str(self.home)},
+        )
+        self.said += done.stdout + done.stderr
+        assert done.returncode == status, (
+            f"kbctl {' '.join(args)}: {done.returncode}\n{done.stdout}\n{done.stderr}"
+        )
+        return done.stdout
+
+    def json(self, *args: str) -> Any:
+        return json.loads(self(*args, "--json"))
+
+    def pid(self) -> int:
+        return int((self.home / "kbctld.lock").read_text())
+
+    def kill(self) -> None:
+        """`kill -9`, and wait until the kernel has taken the process away."""
+        pid = self.pid()
+        os.kill(pid, signal.SIGKILL)
+        wait_gone(pid)
+
+
+def wait_gone(pid: int) -> None:
+    """Wait until a process that is not our child is gone (or only a zombie of somebody else's)."""
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        try:
+            state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        except (FileNotFoundError, ProcessLookupError):
+            return
+        if state == "Z":
+            return
+        time.sleep(0.01)
+    raise AssertionError(f"process {pid} did not end")
+
+
+@contextmanager
+def new_home() -> Iterator[Kbctl]:
+    """A private home whose daemon, if one was started, is stopped at the end."""
+    folder = Path(tempfile.mkdtemp(prefix="kb"))
+    kbctl = Kbctl(folder)
+    try:
+        yield kbctl
+    finally:
+        try:
+            os.kill(kbctl.pid(), signal.SIGTERM)
+            wait_gone(kbctl.pid())
+        except (FileNotFoundError, ProcessLookupError, ValueError):
+            pass
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+class PretendStripe:
+    """A pretend Stripe in a process of its own, which outlives every daemon of the test."""
+
+    def __init__(self, process: "subprocess.Popen[str]", url: str) -> None:
+        self.process = process
+        self.url = url
+
+    def book(self) -> dict[str, Any]:
+        answer = httpx.get(f"{self.url}/_sandbox/book", trust_env=False)
+        return dict(answer.json())
+
+    def authorised_cents(self) -> int:
+        return int(self.book()["authorised_minor"].get("usd", 0))
+
+    def entries(self) -> list[dict[str, Any]]:
+        answer = httpx.get(f"{self.url}/_sandbox/book/entries?after=0", trust_env=False)
+        return list(answer.json())
+
+
+@contextmanager
+def pretend_stripe(folder: Path, *, faults: bool = False) -> Iterator[PretendStripe]:
+    process = subprocess.Popen(
+        [
+            sys.executable,
+            "-m",
+            "kbctld.sandbox",
+            "--port",
+            "0",
+            "--book",
+            str(folder / "book"),
+            *(["--faults"] if faults else []),
+        ],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    try:
+        process.stdin.write(SECRET + "\n")
+        process.stdin.close()
+        yield PretendStripe(process, json.loads(process.stdout.readline())["url"])
+    finally:
+        process.terminate()
+        process.wait(20)
+        process.stdout.close()
+
+
+async def post(
+    port: int, path: str, key: str, body: str, idempotency_key: str = ""
+) -> tuple[int, dict[str, Any]]:
+    """One POST on a connection of its own, as a client of no library would send it; status 0 is no answer."""
+    try:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    except OSError:
+        return 0, {}
+    head = (
+        f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nAuthorization: Bearer {key}\r\n"
+        f"Content-Type: application/x-www-form-urlencoded\r\nContent-Length: {len(body)}\r\n"
+        "Connection: close\r\n"
+        + (f"Idempotency-Key: {idempotency_key}\r\n" if idempotency_key else "")
+        + "\r\n"
+    )
+    try:
+        writer.write((head + body).encode())
+        raw = await reader.read()
+    except OSError:
+        return 0, {}
+    finally:
+        writer.close()
+    if not raw.startswith(b"HTTP/1.1 "):
+        return 0, {}
+    return int(raw[9:12]), json.loads(raw.partition(b"\r\n\r\n")[2] or b"{}")
