@@ -383,13 +383,15 @@ def _prepare_home(options: Options) -> Home:
             "KBCTL_HOME=/a/folder/of/yours kbctl up",
             Exit.REFUSED,
         ) from None
-    if status.st_uid != os.getuid() or stat.S_IMODE(status.st_mode) & 0o077:
+    if status.st_uid != os.getuid() or stat.S_IMODE(status.st_mode) & 0o022:
         raise KbctlError(
             "home_exposed",
-            f"{home.root} belongs to someone else or is open to others",
+            f"{home.root} belongs to someone else or can be changed by others",
             f"chmod 700 {home.root}",
             Exit.REFUSED,
         )
+    if stat.S_IMODE(status.st_mode) & 0o055:
+        home.root.chmod(0o700)  # a folder made by hand; nobody else had anything to do in it
     _start_log(options, home)
     return home
 

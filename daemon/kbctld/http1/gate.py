@@ -130,12 +130,10 @@ def read_head(raw: bytes) -> Head:
     fields = tuple(collector.fields)
     if collector.target != line[2] or len(fields) != raw.count(b"\r\n") - 2:
         raise _malformed("the head can be read in two ways")
-    return _head(method, line[2].decode("ascii"), int(line[3]), fields, parser.should_keep_alive())
+    return _head(method, line[2].decode("ascii"), int(line[3]), fields)
 
 
-def _head(
-    method: str, target: str, minor: int, fields: tuple[tuple[bytes, bytes], ...], keep_alive: bool
-) -> Head:
+def _head(method: str, target: str, minor: int, fields: tuple[tuple[bytes, bytes], ...]) -> Head:
     if len(fields) > FIELDS_MAX:
         raise BadHead(431, "head_too_large", f"there are more than {FIELDS_MAX} header fields")
     seen: dict[bytes, bytes] = {}
@@ -156,6 +154,9 @@ def _head(
     expect = seen.get(b"expect")
     if expect is not None and expect != b"100-continue":
         raise BadHead(417, "malformed_request", "the only expectation met here is 100-continue")
+    # Not asked of the parser: where there is no body it has already begun the next message.
+    options = {option.strip(b" \t").lower() for option in seen.get(b"connection", b"").split(b",")}
+    keep_alive = b"close" not in options and (minor == 1 or b"keep-alive" in options)
     return Head(method, target, fields, length, keep_alive, expect is not None and minor == 1, minor)
 
 

@@ -19,7 +19,7 @@ from kbctld.store.anchor import Anchor, Height
 
 APPLICATION_ID = 0x6B626374  # "kbct": says whose file it is, in the header that file(1) reads
 _MIGRATION = re.compile(r"(\d{4})_[a-z_]+\.sql")
-_ACCEPT = "kbctl up --accept-rollback    # keys that were live stay frozen; their agents need new ones"
+_ACCEPT = "kbctl up --accept-rollback    # unless you can put the right file back; freezes all live keys"
 
 
 @dataclass(slots=True)
@@ -216,13 +216,13 @@ async def _one(connection: aiosqlite.Connection, sql: str) -> object:
 
 
 def _integrity(code: str, message: str) -> KbctlError:
-    return KbctlError(code, message, f"put the right file back, or: {_ACCEPT}", Exit.INTEGRITY)
+    return KbctlError(code, message, _ACCEPT, Exit.INTEGRITY)
 
 
 def _damaged(path: Path, error: sqlite3.Error) -> KbctlError:
     return KbctlError(
         "database_damaged",
         f"{path} can't be read: {error}",
-        f"put a backup in its place; to keep this one aside: mv {path} {path}.damaged",
+        f"mv {path} {path}.damaged    # and put a backup in its place",
         Exit.INTEGRITY,
     )
