@@ -21,7 +21,7 @@ class Remembered:
 
     Attributes:
         nano: nano-USD counted so far, the highest ever.
-        minor: its amount in minor units of ``currency``.
+        minor: in minor units, the highest amount ever stated for it.
         currency: upper case.
     """
 
@@ -61,7 +61,10 @@ def objects_needed(operation: Operation, form: Form, parameters: Mapping[str, st
     if isinstance(cost, Increase):
         return [parameters[cost.of]]
     if isinstance(cost, Amount):
-        return _named(cost, form, parameters)
+        try:
+            return _named(cost, form, parameters)
+        except AmbiguousFieldError:
+            return []  # pricing refuses it; nothing to look up
     return []
 
 
@@ -103,6 +106,8 @@ def price(
             f"send {stray} in the body, once",
         )
     try:
+        for field in decides:
+            form.one(field)  # two readings of any of them come before what one reading says
         if isinstance(cost, Amount):
             return _price_amount(operation, cost, form, parameters, known, rates)
         return _price_increase(operation, cost, form, known.get(parameters[cost.of]), rates)
@@ -128,10 +133,12 @@ def _price_amount(
     if minor is None:
         return _unknown(operation, f"it states no {cost.amount}", f"state {cost.amount}")
     if cost.currency is None:
-        named = [known[name] for name in _named(cost, form, parameters) if name in known]
-        if not named:
+        found = [known.get(name) for name in _named(cost, form, parameters)]
+        currencies = {remembered.currency if remembered else None for remembered in found}
+        if len(currencies) != 1 or None in currencies:
+            # None named, one made elsewhere, or several that differ: whichever of them the vendor looks at.
             return _bounded(operation, Price(rates.nano_at_most(minor), minor, None, exact=False))
-        currency = named[0].currency
+        currency = str(currencies.pop())
     else:
         read = _currency(operation, cost.currency, form)
         if isinstance(read, Refusal):
@@ -169,21 +176,15 @@ def _price_increase(
             highest - before.nano,
             minor,
             total.currency,
-            counts=Remembered(highest, total.minor, total.currency),
+            # A part (amount_to_capture) says nothing of the whole, which a new currency would apply to.
+            counts=Remembered(highest, max(total.minor, before.minor), total.currency),
         ),
     )
 
 
 def _named(cost: Amount, form: Form, parameters: Mapping[str, str]) -> list[str]:
-    named = []
-    for field in cost.currency_of:
-        try:
-            value = parameters.get(field) or form.one(field)
-        except AmbiguousFieldError:
-            continue  # pricing refuses it; nothing to look up
-        if value:
-            named.append(value)
-    return named
+    values = (parameters.get(field) or form.one(field) for field in cost.currency_of)
+    return [value for value in values if value]
 
 
 def _minor(operation: Operation, field: str, form: Form) -> int | Refusal | None:

@@ -16,8 +16,9 @@ FIELDS_MAX = 1_000
 
 _BROKEN_ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
-# PHP turns these into "_" in a name; other readers trim or fold case.
-_FOLDED = re.compile(r"[ .]")
+# PHP turns these into "_" in a name, a bracket that nothing closes too; other readers trim or fold case.
+_FOLDED = re.compile(r"[ .\[]")
+_BRACKETS = "[]"
 
 
 class FormError(ValueError):
@@ -45,7 +46,7 @@ class Form:
             if key == name:
                 found = value
                 times += 1
-            elif _root(key) == _root(name):
+            elif _could_be(key, name):
                 raise AmbiguousFieldError(name)
         if times > 1 or (self.has_semicolon and self._mentions(name)):
             raise AmbiguousFieldError(name)
@@ -54,16 +55,15 @@ class Form:
     def mentions(self, names: Iterable[str]) -> str | None:
         """The first of these names that any parser could see in here; for places where none belongs."""
         for name in names:
-            root = _root(name)
-            if any(_root(key) == root for key, _ in self.pairs):
+            if any(_could_be(key, name) for key, _ in self.pairs):
                 return name
             if self.has_semicolon and self._mentions(name):
                 return name
         return None
 
     def _mentions(self, name: str) -> bool:
-        root = _root(name)
-        return any(root in _fold(key) or root in _fold(value) for key, value in self.pairs)
+        folded = _fold(name)
+        return any(folded in _fold(key) or folded in _fold(value) for key, value in self.pairs)
 
     def object(self, name: str) -> dict[str, str]:
         """``name[key]=value`` fields as a flat mapping; later ones win. For records, never for decisions."""
@@ -112,6 +112,8 @@ def _fold(text: str) -> str:
     return _FOLDED.sub("_", text.strip().casefold())
 
 
-def _root(name: str) -> str:
-    """What is left of a name for the laxest reader: case, blanks, dots and brackets folded away."""
-    return _fold(name.strip().lstrip("[").partition("[")[0].rstrip("]"))
+def _could_be(key: str, name: str) -> bool:
+    """Whether the laxest reader sees this field in that key: case, blanks, dots and brackets folded away."""
+    # Rack 2 skips brackets of either kind in front, and ends the name at the next one.
+    root = key.strip().lstrip(_BRACKETS).replace("]", "[").partition("[")[0]
+    return _fold(name) in (_fold(root), _fold(key))

@@ -48,9 +48,13 @@ class Entry:
                 return False
         elif len(segments) != len(self.segments):
             return False
-        if not all(want in ("*", have) for want, have in zip(self.segments, segments, strict=False)):
+        return all(want in ("*", have) for want, have in zip(self.segments, segments, strict=False))
+
+    def allows(self, operation: Operation | None, method: str, path: str, segments: tuple[str, ...]) -> bool:
+        """Whether this entry of an allow list lets that call through: no ``*`` reaches a privileged one."""
+        if operation is not None and operation.privileged and (self.rest or "*" in self.segments):
             return False
-        return operation is None or not operation.privileged or not (self.rest or "*" in self.segments)
+        return self.covers(operation, method, path, segments)
 
 
 def read_entry(text: str, vendors: Iterable[Vendor]) -> Entry:

@@ -79,14 +79,14 @@ class Account:
         self.held_total += nano
 
     def release(self, day: int, nano: int) -> None:
-        left = self.held[day] - nano
+        left = self.held.get(day, 0) - nano
         if left < 0:
             raise LedgerError("a hold was released twice")
         self.held_total -= nano
         if left:
             self.held[day] = left
         else:
-            del self.held[day]
+            self.held.pop(day, None)  # calls that cost nothing share the day, and may have ended it already
 
     def post(self, day: int, nano: int) -> None:
         self.posted[day] = self.posted.get(day, 0) + nano
@@ -150,6 +150,7 @@ class Attempt:
     hold: Hold
     row: Any
     is_retry: bool
+    settled: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,16 +200,13 @@ class Ledger:
             accounts.append(scope.account)
         hold = Hold(row, call_id, tuple(accounts), day, nano, request, replay, now_ns)
         self._hold(hold)
-        if replay is not None:
-            # The first of its kind stays: the vendor compares a later, different request with it too.
-            first = self._replays.get(replay)
-            if first is None or first.outcome is Outcome.VOIDED or first.request == request:
-                self._replays.pop(replay, None)  # to the young end: the order is by age
-                self._replays[replay] = hold
+        self._remember(hold)
         return Attempt(hold, row, is_retry=False)
 
     def join(self, hold: Hold, row: Any) -> Attempt:
         """Forward a retry under the first attempt's hold."""
+        if hold.outcome is Outcome.VOIDED:
+            raise LedgerError("a retry joined a hold that was released")
         hold.attempts += 1
         return Attempt(hold, row, is_retry=True)
 
@@ -225,8 +223,9 @@ class Ledger:
                 refusal speaks for every attempt.
         """
         hold = attempt.hold
-        if hold.attempts < 1:
+        if attempt.settled:
             raise LedgerError("an attempt was settled twice")
+        attempt.settled = True
         hold.attempts -= 1
         if verdict is Verdict.SILENT:
             hold.silent = True
@@ -270,8 +269,16 @@ class Ledger:
 
     def restore_replay(self, hold: Hold) -> None:
         """Take the memory of a request back from the journal, oldest first."""
-        if hold.replay is not None:
-            self._replays.setdefault(hold.replay, hold)
+        self._remember(hold)
+
+    def _remember(self, hold: Hold) -> None:
+        if hold.replay is None:
+            return
+        # The first of its kind stays: the vendor compares a later, different request with it too.
+        first = self._replays.get(hold.replay)
+        if first is None or first.request == hold.request:
+            self._replays.pop(hold.replay, None)  # to the young end: the order is by age
+            self._replays[hold.replay] = hold
 
     def _hold(self, hold: Hold) -> None:
         for account in hold.accounts:

@@ -61,7 +61,7 @@ def usd_from_nano(nano: int) -> Decimal:
 def say_usd(nano: int) -> str:
     """For sentences: ``$4.80``, ``$1,250.00``."""
     amount = usd_from_nano(nano)
-    return f"-${-amount:,}" if nano < 0 else f"${amount:,}"
+    return f"-${-amount:,f}" if nano < 0 else f"${amount:,f}"  # f: a Decimal may print itself as 1E-9
 
 
 def read_minor(text: str) -> int | None:
@@ -132,8 +132,11 @@ def rates_from(dated: str, usd_per_unit: Mapping[str, Fraction | Decimal | int])
             raise ValueError(f"{code!r} is not a three-letter currency code")
         if isinstance(value, Decimal) and not value.is_finite():
             raise ValueError(f"the rate of {currency} is not a finite number")
-        rate = Fraction(value)
-        if not Fraction(1, 10**9) <= rate <= 10**6:
+        # Bound the size before it becomes a fraction: 1e999999999 would fill the memory.
+        if not Fraction(1, 10**9) <= value <= 10**6:
             raise ValueError(f"the rate of {currency} is not a positive number of US dollars")
+        rate = Fraction(value)
+        if currency == "USD" and rate != 1:
+            raise ValueError("the rate of USD is 1")
         table[currency] = (rate.numerator, rate.denominator)
     return Rates(dated, table)

@@ -7,13 +7,14 @@ checks is the documented precedence of the codes.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any
 
 from kbctld.core.cost import FREE, UNPRICED, Price, Remembered, price
 from kbctld.core.form import Form
 from kbctld.core.grant import Grant
 from kbctld.core.ledger import Attempt, Ledger, Scope, day_of, seconds_to_midnight
-from kbctld.core.money import Rates, say_usd
+from kbctld.core.money import NANO_MAX, Rates, say_usd
 from kbctld.core.refusal import Code, Refusal
 from kbctld.core.target import Target
 from kbctld.core.vendor import READS, Operation, Vendor
@@ -88,10 +89,10 @@ def admit(grant: Grant | None, access: Access | None, now_ns: int) -> Refusal | 
         return Refusal(Code.KEY_UNKNOWN, "no vault key like this was issued here", "issue one: kbctl issue")
     if grant.revoked_ns is not None:
         return Refusal(Code.KEY_REVOKED, f"key {grant.key_id} was revoked", "ask the operator for a new key")
-    if grant.expires_ns is not None and now_ns >= grant.expires_ns:
-        return Refusal(Code.KEY_EXPIRED, f"key {grant.key_id} has expired", "ask the operator for a new key")
     if grant.frozen:
         return Refusal(Code.KEY_REVOKED, f"key {grant.key_id} was stopped: {grant.frozen}", "issue a new key")
+    if grant.expires_ns is not None and now_ns >= grant.expires_ns:
+        return Refusal(Code.KEY_EXPIRED, f"key {grant.key_id} has expired", "ask the operator for a new key")
     if access is None:
         return None
     if access.vendor.name not in grant.vendors:
@@ -174,7 +175,7 @@ def _endpoint(grant: Grant, access: Access) -> Refusal | None:
             facts={"attempted": access.title},
         )
     if grant.allow is not None:
-        if any(entry.covers(*call) for entry in grant.allow):
+        if any(entry.allows(*call) for entry in grant.allow):
             return None
         allowed = ", ".join(entry.text for entry in grant.allow[:5])
         return Refusal(
@@ -229,11 +230,9 @@ def _money(grant: Grant, access: Access, quote: Price, now_ns: int) -> Refusal |
             "split it, or ask for a key with a larger --call-cap",
             facts={"call_cap_usd": _plain(cap), "requested_usd": _plain(quote.nano)},
         )
-    for scope in grant.scopes:
-        refusal = _daily(scope, access, quote, now_ns) or _total(scope, access, quote)
-        if refusal is not None:
-            return refusal
-    return None
+    daily = (_daily(scope, access, quote, now_ns) for scope in grant.scopes)
+    total = (_total(scope, access, quote) for scope in grant.scopes)
+    return next((refusal for refusal in chain(daily, total) if refusal is not None), None)
 
 
 def _daily(scope: Scope, access: Access, quote: Price, now_ns: int) -> Refusal | None:
@@ -259,9 +258,10 @@ def _daily(scope: Scope, access: Access, quote: Price, now_ns: int) -> Refusal |
 
 
 def _total(scope: Scope, access: Access, quote: Price) -> Refusal | None:
-    cap = scope.total_cap_nano
+    # Without a cap, what the journal can count is one.
+    cap = NANO_MAX if scope.total_cap_nano is None else scope.total_cap_nano
     account = scope.account
-    if cap is None or account.used_total() + quote.nano <= cap:
+    if account.used_total() + quote.nano <= cap:
         return None
     return Refusal(
         Code.TOTAL_CAP_EXHAUSTED,

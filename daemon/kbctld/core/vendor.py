@@ -9,7 +9,6 @@ import re
 import tomllib
 from decimal import Decimal
 from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit
 
 import msgspec
 from msgspec import Meta, Struct
@@ -24,6 +23,7 @@ _NAME = re.compile(r"[a-z][a-z0-9_-]{0,31}", re.ASCII)
 _OPERATION = re.compile(r"[a-z][a-z0-9_]*(?:\.[a-z][a-z0-9_]*)*", re.ASCII)
 _PATTERN = re.compile(r"(GET|HEAD|POST|PUT|PATCH|DELETE) (/[A-Za-z0-9._~{}/-]*)", re.ASCII)
 _PARAMETER = re.compile(r"\{([a-z_]+)\}", re.ASCII)
+_ORIGIN = re.compile(r"https://[a-z0-9](?:[a-z0-9.-]*[a-z0-9])?(?::[0-9]{1,5})?", re.ASCII)
 _HEADER = re.compile(r"[a-z][a-z0-9-]*", re.ASCII)
 
 # These frame, route or authenticate a message: we write them ourselves or not at all.
@@ -211,12 +211,18 @@ def read_vendor(text: str) -> Vendor:
 def _check(file: VendorFile) -> None:
     if not _NAME.fullmatch(file.name):
         raise VendorFileError("`name` takes a lower-case word such as stripe")
-    origin = urlsplit(file.origin)
-    if origin.scheme != "https" or file.origin != f"https://{origin.netloc}" or "@" in origin.netloc:
+    if not _ORIGIN.fullmatch(file.origin):
         raise VendorFileError("`origin` takes https://host and nothing behind it")
     for root in file.roots:
         if not root.startswith("/") or not root.endswith("/"):
             raise VendorFileError(f"`roots` takes paths such as /v1/, not {root!r}")
+    named = {"request_id_header": file.request_id_header}
+    if file.idempotency is not None:
+        named["idempotency.header"] = file.idempotency.header
+        named["idempotency.replay_header"] = file.idempotency.replay_header or file.idempotency.header
+    for key, header in named.items():
+        if not _HEADER.fullmatch(header.lower()):
+            raise VendorFileError(f"`{key}` takes a header name, not {header!r}")
     for key in ("forward_headers", "account_headers"):
         for header in getattr(file, key):
             if not _HEADER.fullmatch(header):
@@ -266,10 +272,12 @@ def _is_parameter(segment: str) -> bool:
 
 def _explain(text: str) -> str:
     """msgspec names the path of a wrong value; for the closed vocabularies, say the words too."""
-    if "kind" in text:
+    if "kind`" in text:
         text += "; `kind` takes free, amount, increase or unpriceable"
     elif "`$.auth.scheme`" in text:
         text += "; it takes bearer"
+    elif "`$.idempotency.methods" in text:
+        text += "; it takes POST or DELETE"
     elif "`$.body`" in text:
         text += "; it takes form"
     elif "`$.error_shape`" in text:

@@ -1,0 +1,338 @@
+"""What a call can cost at most: read before it leaves, or refused."""
+
+from fractions import Fraction
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kbctld.core.cost import FREE, Price, Remembered, objects_needed, price
+from kbctld.core.form import read_form
+from kbctld.core.money import USD_MAX, rates_from
+from kbctld.core.refusal import Code, Refusal
+from tests.core.support import EMPTY, RATES, USD, access
+
+DOLLARS = Remembered(20 * USD, 2000, "USD")
+YEN = Remembered(RATES.nano(500, "JPY") or 0, 500, "JPY")
+
+
+def quote(body: str, call: str = "POST /v1/payments", **known: Remembered) -> Price | Refusal:
+    """Price one call of the small vendor; the query, if any, stands behind the path."""
+    call, _, query = call.partition("?")
+    attempt = access(call, query=query)
+    assert attempt.operation is not None
+    form = read_form(body.encode())
+    needed = objects_needed(attempt.operation, form, attempt.parameters)
+    recalled = {name: known[name] for name in needed if name in known}
+    return price(attempt.operation, form, attempt.target.form, attempt.parameters, recalled, RATES)
+
+
+def test_what_moves_no_money_is_free() -> None:
+    """A free operation costs nothing whatever stands in its body."""
+    assert quote("amount=2000&amount=1&currency=usd", "POST /v1/customers") == FREE == Price(0)
+
+
+@pytest.mark.parametrize(
+    ("body", "nano", "minor", "currency"),
+    [
+        pytest.param("amount=2000&currency=usd", 20 * USD, 2000, "USD", id="dollars"),
+        pytest.param("amount=500&currency=JPY", 3_333_333_334, 500, "JPY", id="yen, rounded up"),
+        pytest.param("amount=1000&currency=kwd", 3_250_000_000, 1000, "KWD", id="dinars"),
+        pytest.param("amount=0&currency=usd", 0, 0, "USD", id="nothing"),
+        pytest.param("amount=%32000&metadata[amount]=1&currency=usd", 20 * USD, 2000, "USD", id="escapes"),
+    ],
+)
+def test_an_amount_is_priced_in_its_currency(body: str, nano: int, minor: int, currency: str) -> None:
+    """The form's amount and currency are the price, and what the new object is counted at."""
+    counted = Remembered(nano, minor, currency)
+    assert quote(body) == Price(nano, minor, currency, counts=counted)
+    assert quote(body, "POST /v1/tips") == Price(nano, minor, currency)
+
+
+@pytest.mark.parametrize(
+    ("body", "call", "says", "remedy"),
+    [
+        pytest.param("currency=usd", "POST /v1/payments", "states no amount", "state amount", id="no amount"),
+        pytest.param(
+            "amount=5", "POST /v1/payments", "states no currency", "state currency", id="no currency"
+        ),
+        pytest.param("", "POST /v1/payments", "states no amount", "state amount", id="an empty body"),
+        *(
+            pytest.param(
+                f"amount={text}&currency=usd", "POST /v1/payments", "plain count", "digits only", id=text
+            )
+            for text in ("20_00", "%2B5", "1e3", "-5", "20.5", "", "+5", "%EF%BC%95", "5%00", "9999999999999")
+        ),
+        pytest.param("amount=5&currency=us", "POST /v1/payments", "three-letter code", "", id="no code"),
+        pytest.param("amount=5&currency=", "POST /v1/payments", "three-letter code", "", id="an empty code"),
+        pytest.param(
+            "amount=5&currency=xaf", "POST /v1/payments", "no US dollar rate for XAF", "XAF = ", id="no rate"
+        ),
+        pytest.param(
+            "amount=999999999999&currency=gbp", "POST /v1/payments", "larger than any cap", "", id="too large"
+        ),
+        pytest.param(
+            "amount=999999999999", "POST /v1/refunds", "larger than any cap", "", id="too large a refund"
+        ),
+        pytest.param("payment=p_1", "POST /v1/refunds", "states no amount", "", id="a refund of all"),
+        pytest.param("amount=1_0", "POST /v1/refunds", "plain count", "", id="an odd refund"),
+        pytest.param("", "POST /v1/subscriptions", "it is charged again later", "", id="unpriceable"),
+        pytest.param("amount=9", "POST /v1/payments/p_9", "not made through kbctl", "", id="made elsewhere"),
+        pytest.param("amount=9.5", "POST /v1/payments/p_9", "plain count", "", id="an odd increase"),
+        pytest.param(
+            "currency=dollar", "POST /v1/payments/p_9", "three-letter code", "", id="an odd currency"
+        ),
+    ],
+)
+def test_law_4_what_cannot_be_bounded_is_refused(body: str, call: str, says: str, remedy: str) -> None:
+    """A missing, odd, huge or inconvertible amount is amount_unknown, with its reason: never zero."""
+    refusal = quote(body, call)
+    assert isinstance(refusal, Refusal)
+    assert refusal.code is Code.AMOUNT_UNKNOWN
+    assert says in refusal.sentence
+    assert remedy in refusal.remedy
+
+
+def test_law_4_an_increase_into_a_currency_without_a_rate_is_refused() -> None:
+    """An object that we know becomes unknown money in an unknown currency."""
+    refusal = quote("currency=xaf", "POST /v1/payments/p_1", p_1=DOLLARS)
+    assert isinstance(refusal, Refusal)
+    assert refusal.code is Code.AMOUNT_UNKNOWN
+
+
+@pytest.mark.parametrize(
+    ("body", "call", "field"),
+    [
+        pytest.param("amount=1&amount=2&currency=usd", "POST /v1/payments", "amount", id="amount twice"),
+        pytest.param(
+            "amount=1&currency=usd&currency=jpy", "POST /v1/payments", "currency", id="currency twice"
+        ),
+        pytest.param("amount=x&currency=usd&currency=jpy", "POST /v1/payments", "currency", id="before odd"),
+        pytest.param("amount=1&currency=usd&Currency=jpy", "POST /v1/payments", "currency", id="a capital"),
+        pytest.param("amount=1&payment=p_1&payment=p_2", "POST /v1/refunds", "payment", id="object twice"),
+        pytest.param(
+            "amount=1&payment=p_1&charge[]=c", "POST /v1/refunds", "charge", id="object as an array"
+        ),
+        pytest.param(
+            "amount_to_capture[]=9", "POST /v1/payments/p_1/capture", "amount_to_capture", id="part"
+        ),
+        pytest.param("currency=usd", "POST /v1/payments?amount=1", "amount", id="amount in the query"),
+        pytest.param("amount=1", "POST /v1/payments?Currency[]=jpy", "currency", id="currency in the query"),
+        pytest.param("amount=1", "POST /v1/refunds?charge=c_1", "charge", id="object in the query"),
+        pytest.param("", "POST /v1/payments/p_1?amount=9", "amount", id="increase in the query"),
+        pytest.param("", "POST /v1/payments/p_1?currency=jpy", "currency", id="its currency in the query"),
+    ],
+)
+def test_P9_a_deciding_field_stands_once_and_in_the_body(body: str, call: str, field: str) -> None:
+    """Twice, in another shape, or in the query: ambiguous_request, naming the field."""
+    refusal = quote(body, call, p_1=DOLLARS)
+    assert isinstance(refusal, Refusal)
+    assert refusal.code is Code.AMBIGUOUS_REQUEST
+    assert field in refusal.sentence
+    assert field in refusal.remedy
+
+
+def test_a_query_without_deciding_fields_does_not_matter() -> None:
+    """expand[] and the like may stand there."""
+    assert quote("amount=2000&currency=usd", "POST /v1/payments?expand[]=customer") == quote(
+        "amount=2000&currency=usd"
+    )
+
+
+# --- objects that were counted before ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("body", "call", "expected"),
+    [
+        pytest.param(
+            "amount=3000",
+            "",
+            Price(10 * USD, 3000, "USD", counts=Remembered(30 * USD, 3000, "USD")),
+            id="more",
+        ),
+        pytest.param("amount=2000", "", Price(0, 2000, "USD", counts=DOLLARS), id="the same"),
+        pytest.param("amount=5", "", Price(0, 5, "USD", counts=DOLLARS), id="less gives nothing back"),
+        pytest.param("description=x", "", Price(0, None, "USD", counts=DOLLARS), id="no amount"),
+        pytest.param(
+            "currency=gbp",
+            "",
+            Price(6 * USD, None, "GBP", counts=Remembered(26 * USD, 2000, "GBP")),
+            id="dearer",
+        ),
+        pytest.param(
+            "currency=idr", "", Price(0, None, "IDR", counts=Remembered(20 * USD, 2000, "IDR")), id="cheaper"
+        ),
+        pytest.param(
+            "amount=3000&currency=gbp",
+            "",
+            Price(19 * USD, 3000, "GBP", counts=Remembered(39 * USD, 3000, "GBP")),
+            id="both",
+        ),
+        pytest.param("amount_to_capture=5", "/capture", Price(0, 5, "USD", counts=DOLLARS), id="a part"),
+        pytest.param(
+            "amount_to_capture=2500",
+            "/capture",
+            Price(5 * USD, 2500, "USD", counts=Remembered(25 * USD, 2500, "USD")),
+            id="more than the whole",
+        ),
+        pytest.param(
+            "amount=9999", "/settle", Price(0, None, "USD", counts=DOLLARS), id="no field of amount"
+        ),
+    ],
+)
+def test_an_increase_counts_only_the_excess(body: str, call: str, expected: Price) -> None:
+    """What was counted when the object was made is not counted again; only what is more."""
+    assert quote(body, f"POST /v1/payments/p_1{call}", p_1=DOLLARS) == expected
+
+
+@pytest.mark.parametrize(
+    ("body", "call", "expected"),
+    [
+        pytest.param("amount=500&payment=p_1", "/refunds", Price(5 * USD, 500, "USD"), id="known dollars"),
+        pytest.param("amount=300&payment=p_2", "/refunds", Price(2 * USD, 300, "JPY"), id="known yen"),
+        pytest.param(
+            "amount=300", "/payments/p_2/refund", Price(2 * USD, 300, "JPY"), id="known by the path"
+        ),
+        pytest.param(
+            "amount=500", "/refunds", Price(6_500_000_000, 500, None, exact=False), id="nothing named"
+        ),
+        pytest.param(
+            "amount=500&charge=c_9",
+            "/refunds",
+            Price(6_500_000_000, 500, None, exact=False),
+            id="made elsewhere",
+        ),
+        pytest.param(
+            "amount=500&payment=&charge=",
+            "/refunds",
+            Price(6_500_000_000, 500, None, exact=False),
+            id="empty names",
+        ),
+        pytest.param(
+            "amount=500&payment=p_1&charge=p_2",
+            "/refunds",
+            Price(6_500_000_000, 500, None, exact=False),
+            id="two currencies",
+        ),
+        pytest.param(
+            "amount=500&payment=p_2&charge=c_9",
+            "/refunds",
+            Price(6_500_000_000, 500, None, exact=False),
+            id="one known, one not",
+        ),
+        pytest.param(
+            "amount=500&payment=p_1&charge=p_1", "/refunds", Price(5 * USD, 500, "USD"), id="the same twice"
+        ),
+    ],
+)
+def test_a_refund_is_priced_in_the_currency_of_what_it_refunds(body: str, call: str, expected: Price) -> None:
+    """Where that currency is certain it is exact; else the dearest is held and the answer tells the truth."""
+    assert quote(body, f"POST /v1{call}", p_1=DOLLARS, p_2=YEN) == expected
+
+
+def test_objects_are_asked_for_only_where_a_price_builds_on_them() -> None:
+    """An increase needs its object, a refund those it names, anything else none; what is ambiguous none."""
+
+    def needed(body: str, call: str) -> list[str]:
+        attempt = access(call)
+        assert attempt.operation is not None
+        return objects_needed(attempt.operation, read_form(body.encode()), attempt.parameters)
+
+    assert needed("", "POST /v1/payments/p_1") == ["p_1"]
+    assert needed("payment=p_1&charge=c_1", "POST /v1/refunds") == ["p_1", "c_1"]
+    assert needed("payment=p_1&payment=p_2", "POST /v1/refunds") == []
+    assert needed("amount=1&currency=usd", "POST /v1/payments") == []
+    assert needed("", "POST /v1/customers") == []
+    assert needed("", "POST /v1/subscriptions") == []
+
+
+# --- L3: a hold is never less than what the vendor can take -------------------------------------------
+
+CODES = st.sampled_from(["USD", "EUR", "GBP", "JPY", "KWD", "IDR"])
+MINORS = st.integers(0, 10**7)
+STEPS = st.lists(
+    st.tuples(st.just("update"), st.none() | MINORS, st.none() | CODES)
+    | st.tuples(st.just("capture"), st.none() | MINORS, st.none()),
+    max_size=6,
+)
+
+
+def worth(minor: int, currency: str) -> int:
+    """Nano-USD, which the table has for all of these."""
+    nano = RATES.nano(minor, currency)
+    assert nano is not None
+    return nano
+
+
+def play(minor: int, currency: str, steps: list[tuple[str, int | None, str | None]]) -> tuple[int, int, int]:
+    """Make a payment and change it: what we held, the most it was ever worth, and what it was at first."""
+    first = quote(f"amount={minor}&currency={currency}")
+    assert isinstance(first, Price)
+    assert first.counts is not None
+    held, most, counted = first.nano, worth(minor, currency), first.counts
+    for step, part, code in steps:
+        if step == "update":
+            minor, currency = minor if part is None else part, code or currency
+            body = "&".join(
+                [f"amount={part}"] * (part is not None) + [f"currency={code}"] * (code is not None)
+            )
+            now = quote(body, "POST /v1/payments/p_1", p_1=counted)
+            most = max(most, worth(minor, currency))
+        else:
+            body = "" if part is None else f"amount_to_capture={part}"
+            now = quote(body, "POST /v1/payments/p_1/capture", p_1=counted)
+            most = max(most, worth(minor if part is None else part, currency))
+        assert isinstance(now, Price)
+        assert now.nano >= 0
+        assert now.counts is not None
+        held, counted = held + now.nano, now.counts
+    return held, most, first.nano
+
+
+@settings(max_examples=500)
+@given(MINORS, CODES, STEPS)
+def test_L3_all_holds_of_an_object_cover_the_most_it_was_ever_worth(
+    minor: int, currency: str, steps: list[tuple[str, int | None, str | None]]
+) -> None:
+    """Raised, lowered, moved to other currencies, captured in parts: what is counted is never less."""
+    held, most, _ = play(minor, currency, steps)
+    assert held >= most
+
+
+def test_L3_control_counting_only_the_creation_would_miss_an_increase() -> None:
+    """The naive price, which looks at creation alone, is $10 short after one update; ours is not."""
+    held, most, naive = play(2000, "USD", [("update", 3000, None)])
+    assert naive < most == held
+
+
+def test_L3_a_part_says_nothing_of_the_whole() -> None:
+    """After a capture of one cent, a move of the whole to pounds still counts the whole."""
+    held, most, _ = play(10_000, "USD", [("capture", 1, None), ("update", None, "GBP")])
+    assert held == most == 130 * USD
+
+
+@given(
+    MINORS,
+    st.lists(CODES, min_size=2, max_size=2),
+    st.sampled_from(["", "&payment=p_1", "&payment=p_1&charge=p_2"]),
+)
+def test_L3_a_refund_holds_enough_for_whichever_object_the_vendor_looks_at(
+    minor: int, codes: list[str], named: str
+) -> None:
+    """Named, not named, or two at once: the hold covers the refund in any currency that it could be in."""
+    known = {"p_1": Remembered(0, 0, codes[0]), "p_2": Remembered(0, 0, codes[1])}
+    now = quote(f"amount={minor}{named}", "POST /v1/refunds", **known)
+    assert isinstance(now, Price)
+    possible = codes if "charge" in named else codes[:1]
+    assert now.nano >= max(worth(minor, code) for code in possible)
+
+
+@given(st.integers(0, 10**12 - 1), st.fractions(Fraction(1, 10**9), 10**6))
+def test_L10_no_price_is_larger_than_a_cap_can_be(minor: int, rate: Fraction) -> None:
+    """Whatever the amount and the rate, what is priced fits the journal; the rest is refused."""
+    attempt = access("POST /v1/payments")
+    assert attempt.operation is not None
+    form = read_form(f"amount={minor}&currency=eur".encode())
+    quoted = price(attempt.operation, form, EMPTY, {}, {}, rates_from("2026-11-20", {"EUR": rate}))
+    assert isinstance(quoted, Refusal) or 0 <= quoted.nano <= USD_MAX * USD

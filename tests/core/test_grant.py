@@ -1,0 +1,197 @@
+"""Endpoint lists allow what they spell out; labels match by whole segments."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kbctld.core.grant import EntryError, label_matches, label_segments, read_entry
+from tests.core.support import NOW, USD, VENDOR, access, grant, scope
+
+
+def covers(entry: str, call: str) -> bool:
+    """Whether an entry, as the operator wrote it, speaks of a call."""
+    attempt = access(call)
+    target = attempt.target
+    return read_entry(entry, [VENDOR]).covers(attempt.operation, attempt.method, target.path, target.segments)
+
+
+def allows(entry: str, call: str) -> bool:
+    """Whether an entry of an allow list lets a call through."""
+    attempt = access(call)
+    target = attempt.target
+    return read_entry(entry, [VENDOR]).allows(attempt.operation, attempt.method, target.path, target.segments)
+
+
+@pytest.mark.parametrize(
+    ("entry", "call", "yes"),
+    [
+        pytest.param("POST /v1/payments", "POST /v1/payments", True, id="the very path"),
+        pytest.param("POST /v1/payments", "GET /v1/payments", False, id="another method"),
+        pytest.param("POST /v1/payments", "POST /v1/payment", False, id="a shorter word"),
+        pytest.param("POST /v1/payments", "POST /v1/payments2", False, id="a longer word"),
+        pytest.param("POST /v1/payments", "POST /v1/Payments", False, id="another case"),
+        pytest.param("POST /v1/payments", "POST /v1/payments/p_1", False, id="a segment more"),
+        pytest.param("POST /v1/payments", "POST /v1/payments/", False, id="a slash more"),
+        pytest.param("GET /v1/payments/", "GET /v1/payments/", True, id="with its slash"),
+        pytest.param("GET /v1/payments/", "GET /v1/payments", False, id="a slash less"),
+        pytest.param("POST /v1/*/capture", "POST /v1/p_1/capture", True, id="star in the middle"),
+        pytest.param("POST /v1/*/capture", "POST /v1/payments/p_1/capture", False, id="star is one segment"),
+        pytest.param("POST /v1/*/capture", "POST /v1/capture", False, id="star is not none"),
+        pytest.param("GET /v1/customers/*", "GET /v1/customers/cus_1", True, id="rest of one"),
+        pytest.param("GET /v1/customers/*", "GET /v1/customers/cus_1/cards/c_1", True, id="rest of three"),
+        pytest.param("GET /v1/customers/*", "GET /v1/customers", False, id="rest is not none"),
+        pytest.param("GET /v1/customers/*", "GET /v1/customers2/cus_1", False, id="rest of another"),
+        pytest.param("GET /v1/customers/*", "GET /v1/customers/cus_1/", False, id="rest with a slash behind"),
+        pytest.param("GET /*", "GET /v1/customers", True, id="everything"),
+        pytest.param("GET /v1/*/*", "GET /v1/customers/cus_1", True, id="star and rest"),
+        pytest.param("GET /v1/*/*", "GET /v1/customers", False, id="star and an empty rest"),
+        pytest.param("payments.create", "POST /v1/payments", True, id="by name"),
+        pytest.param("payments.create", "POST /v1/payments/p_1", False, id="another operation"),
+        pytest.param("payments.create", "POST /v1/unlisted", False, id="no operation"),
+    ],
+)
+def test_an_entry_covers_what_it_spells_out(entry: str, call: str, yes: bool) -> None:
+    """A star is one whole segment, a trailing one is one or more, and everything else is to the letter."""
+    assert covers(entry, call) is yes
+    assert allows(entry, call) is yes
+
+
+@pytest.mark.parametrize(
+    ("entry", "yes"),
+    [
+        pytest.param("keys.update", True, id="by name"),
+        pytest.param("POST /v1/keys/k_1", True, id="by its whole path"),
+        pytest.param("POST /v1/keys/*", False, id="by a rest"),
+        pytest.param("POST /v1/*/k_1", False, id="by a star in the middle"),
+        pytest.param("POST /v1/*", False, id="by a longer rest"),
+        pytest.param("POST /*", False, id="by everything"),
+    ],
+)
+def test_a_privileged_operation_is_allowed_only_when_spelt_out(entry: str, yes: bool) -> None:
+    """No star of an allow list reaches what mints credentials; in a deny list it does."""
+    assert allows(entry, "POST /v1/keys/k_1") is yes
+    assert covers(entry, "POST /v1/keys/k_1")
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        pytest.param("payments.creat", "neither METHOD /path nor an operation", id="no such operation"),
+        pytest.param("", "neither METHOD /path nor an operation", id="empty"),
+        pytest.param("*", "neither METHOD /path nor an operation", id="a star alone"),
+        pytest.param("/v1/payments", "neither METHOD /path nor an operation", id="no method"),
+        pytest.param("post /v1/payments", "one of DELETE, GET, HEAD, PATCH, POST, PUT", id="a small method"),
+        pytest.param("* /v1/payments", "starts with no method", id="a star for the method"),
+        pytest.param("OPTIONS /v1/payments", "starts with no method", id="a method that is never forwarded"),
+        pytest.param("POST v1/payments", "holds no path", id="no slash"),
+        pytest.param("POST  /v1/payments", "holds no path", id="two blanks"),
+        pytest.param("POST /", "holds no path", id="only a slash"),
+        pytest.param("POST /v1//payments", "holds no path", id="an empty segment"),
+        pytest.param("POST /v1/pay*", "holds no path", id="a star in a segment"),
+        pytest.param("POST /v1/**", "holds no path", id="two stars"),
+        pytest.param("POST /v1/{id}", "holds no path", id="a parameter"),
+        pytest.param("POST /v1/../keys", "holds no path", id="dot-dot"),
+        pytest.param("POST /v1/.", "holds no path", id="a dot at the end"),
+        pytest.param("POST /v1/%70", "holds no path", id="an escape"),
+        pytest.param("POST /v1/x?y=1", "holds no path", id="a query"),
+        pytest.param("POST /v1/payments\n", "holds no path", id="a newline"),
+    ],
+)
+def test_an_entry_that_cannot_match_is_an_error(text: str, says: str) -> None:
+    """A misspelt entry is refused when it is written, since on a deny list it would deny nothing."""
+    with pytest.raises(EntryError, match=says):
+        read_entry(text, [VENDOR])
+
+
+def test_an_operation_is_one_of_the_vendors_of_the_key() -> None:
+    """A name that only another vendor has is an error."""
+    with pytest.raises(EntryError):
+        read_entry("payments.create", [])
+
+
+@pytest.mark.parametrize(
+    ("limits", "capped"),
+    [
+        pytest.param({}, False, id="none"),
+        pytest.param({"call_cap": 1}, True, id="per call"),
+        pytest.param({"daily": 1}, True, id="per day"),
+        pytest.param({"total": 1}, True, id="in total"),
+        pytest.param({"call_cap": 0}, True, id="zero is a cap"),
+    ],
+)
+def test_a_key_is_capped_when_any_amount_is_limited(limits: dict[str, int], capped: bool) -> None:
+    """Any one limit makes every cost count."""
+    key = grant(scope(limits.get("daily"), limits.get("total")), call_cap=limits.get("call_cap"))
+    assert key.capped is capped
+
+
+def test_a_limit_of_any_scope_makes_a_key_capped() -> None:
+    """An ancestor's cap counts for a key that has none of its own."""
+    assert grant(scope(), scope(daily=USD)).capped
+
+
+@pytest.mark.parametrize(
+    ("expires_ns", "revoked_ns", "frozen", "status"),
+    [
+        pytest.param(None, None, None, "active", id="never expires"),
+        pytest.param(NOW + 1, None, None, "active", id="a nanosecond before"),
+        pytest.param(NOW, None, None, "expired", id="exactly then"),
+        pytest.param(NOW - 1, None, None, "expired", id="after"),
+        pytest.param(None, None, "why", "frozen", id="frozen"),
+        pytest.param(NOW, None, "why", "expired", id="expired and frozen"),
+        pytest.param(NOW, NOW, "why", "revoked", id="revoked above all"),
+    ],
+)
+def test_a_status_is_the_last_word_about_a_key(
+    expires_ns: int | None, revoked_ns: int | None, frozen: str | None, status: str
+) -> None:
+    """Revoked, then expired, then frozen; expiry bites at its very nanosecond."""
+    key = grant(expires_ns=expires_ns)
+    key.revoked_ns, key.frozen = revoked_ns, frozen
+    assert key.status(NOW) == status
+
+
+# --- labels -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("label", "wanted", "yes"),
+    [
+        pytest.param("tenant:acme", "tenant:acme", True, id="the same"),
+        pytest.param("tenant:acme2", "tenant:acme", False, id="a longer name"),
+        pytest.param("tenant:acme", "tenant:acme2", False, id="a shorter name"),
+        pytest.param("tenant:acme/agent:x", "tenant:acme", True, id="one of two"),
+        pytest.param("agent:x/tenant:acme", "tenant:acme/agent:x", True, id="both in another order"),
+        pytest.param("agent:x", "tenant:acme/agent:x", False, id="only one of both"),
+        pytest.param("tenant:acme", "acme", False, id="a part of a segment"),
+        pytest.param("xtenant:acme", "tenant:acme", False, id="something in front"),
+        pytest.param("tenant:acme", "Tenant:acme", False, id="another case"),
+        pytest.param("tenant:acme", "", False, id="an empty filter finds nothing"),
+        pytest.param("tenant:acme", "//", False, id="a filter of slashes finds nothing"),
+        pytest.param("", "tenant:acme", False, id="no label"),
+        pytest.param("//tenant:acme//", "tenant:acme/", True, id="empty segments don't count"),
+    ],
+)
+def test_law_8_a_label_matches_by_whole_segments(label: str, wanted: str, yes: bool) -> None:
+    """A tenant's filter never finds a tenant whose name only begins the same."""
+    assert label_matches(label, wanted) is yes
+
+
+def test_law_8_control_a_substring_would_find_another_tenant() -> None:
+    """The naive filter shows acme2's calls to acme."""
+    assert "tenant:acme" in "tenant:acme2"
+    assert not label_matches("tenant:acme2", "tenant:acme")
+
+
+SEGMENT = st.text("ab:1", min_size=1, max_size=3)
+
+
+@given(st.lists(SEGMENT, max_size=4), st.lists(SEGMENT, min_size=1, max_size=3))
+def test_law_8_matching_is_inclusion_of_segments(label: list[str], wanted: list[str]) -> None:
+    """A filter finds a label exactly when each of its segments is one of the label's."""
+    assert label_matches("/".join(label), "/".join(wanted)) is all(segment in label for segment in wanted)
+
+
+def test_segments_keep_their_order_and_stand_once() -> None:
+    """A label is read from left to right; a repeated segment is one."""
+    assert label_segments("/b/a//b/") == ("b", "a")
