@@ -1,5 +1,6 @@
 """What a call can cost at most: read before it leaves, or refused."""
 
+from dataclasses import replace
 from fractions import Fraction
 
 import pytest
@@ -44,9 +45,9 @@ def test_what_moves_no_money_is_free() -> None:
 )
 def test_an_amount_is_priced_in_its_currency(body: str, nano: int, minor: int, currency: str) -> None:
     """The form's amount and currency are the price, and what the new object is counted at."""
-    counted = Remembered(nano, minor, currency)
-    assert quote(body) == Price(nano, minor, currency, counts=counted)
-    assert quote(body, "POST /v1/tips") == Price(nano, minor, currency)
+    plain = Price(nano, minor, currency, exact=True, readable=True, counts=None)
+    assert quote(body, "POST /v1/tips") == plain
+    assert quote(body) == replace(plain, counts=Remembered(nano, minor, currency))
 
 
 @pytest.mark.parametrize(
@@ -137,6 +138,15 @@ def test_a_query_without_deciding_fields_does_not_matter() -> None:
     assert quote("amount=2000&currency=usd", "POST /v1/payments?expand[]=customer") == quote(
         "amount=2000&currency=usd"
     )
+
+
+@pytest.mark.parametrize(
+    ("minor", "fits"),
+    [pytest.param(10**11, True, id="exactly"), pytest.param(10**11 + 1, False, id="a cent above")],
+)
+def test_L10_the_largest_price_is_the_largest_cap(minor: int, fits: bool) -> None:
+    """A billion dollars can be asked for, and not a cent more."""
+    assert isinstance(quote(f"amount={minor}&currency=usd"), Price) is fits
 
 
 # --- objects that were counted before ---------------------------------------------------------------

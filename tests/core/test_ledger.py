@@ -216,6 +216,23 @@ def test_the_rows_say_what_became_of_each_attempt() -> None:
     assert table.rows["e"] == (Outcome.POSTED, 0)
 
 
+def test_the_first_row_keeps_its_money_while_a_retry_is_under_way() -> None:
+    """An ending that decides nothing yet says nothing of the row that carries the hold."""
+    for verdict in (Verdict.SILENT, Verdict.REFUSED, Verdict.UNSENT):
+        table = Table()
+        table.run("take a 60; join a b")
+        assert table.settle("a", verdict) == []
+        assert table.rows["a"] == (Outcome.PENDING, 60)
+
+
+def test_an_answer_is_no_repetition_unless_it_says_so() -> None:
+    """A plain no to a retry leaves the silence of the first as it is."""
+    table = Table()
+    table.run("take a 60; a silent; join a b")
+    table.ledger.settle(table.attempts["b"], Verdict.REFUSED)
+    table.run("= 60/0 open")
+
+
 def test_silence_is_told_once() -> None:
     """A second silence under the same hold changes its own row only."""
     table = Table()
@@ -520,8 +537,12 @@ def test_what_is_too_old_to_be_retried_is_forgotten() -> None:
     found = [table.ledger.find_replay(b"%d" % n, b"r", NOW, WINDOW) is not None for n in range(5)]
     assert found == [False, False, False, True, True]
     assert table.held == 50
+    table.take("call 3 again", 10, now_ns=NOW + 9, replay=b"3")
+    table.ledger.forget_replays(NOW + 9)  # what was taken again is young: it keeps nothing older in memory
+    found = [table.ledger.find_replay(b"%d" % n, b"r", NOW, WINDOW) is not None for n in (3, 4)]
+    assert found == [True, False]
     table.ledger.forget_replays(NOW + 99)
-    assert table.ledger.find_replay(b"4", b"r", NOW, WINDOW) is None
+    assert table.ledger.find_replay(b"3", b"r", NOW, WINDOW) is None
 
 
 # --- L8: midnight -------------------------------------------------------------------------------------

@@ -256,6 +256,11 @@ def test_L3_the_dearest_minor_unit_bounds_every_currency(minor: int) -> None:
     assert bound == max(worth for worth in worths if worth is not None)
 
 
+def test_L3_the_bound_covers_a_currency_that_the_table_lacks() -> None:
+    """KYD, pegged at 1.20 dollars, is not quoted by the ECB; a table without the pound is no cheaper."""
+    assert rates_from("2026-11-20", {}).nano_at_most(100) == 1_200_000_000
+
+
 def test_dollars_are_always_in_a_table() -> None:
     """A table without any rate still prices dollars."""
     assert rates_from("2026-11-20", {}).nano(100, "USD") == NANO_PER_USD

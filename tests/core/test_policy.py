@@ -158,6 +158,10 @@ def test_another_account_is_refused_by_naming_the_header() -> None:
         pytest.param({}, "POST /v1/customers", None, id="free, by default"),
         pytest.param({}, "GET /v1/anything", None, id="an unlisted read, by default"),
         pytest.param({}, "HEAD /v1/anything", None, id="HEAD is a read"),
+        pytest.param({"allow": ("GET /v1/*",)}, "HEAD /v1/anything", None, id="HEAD is allowed as GET is"),
+        pytest.param(
+            {"deny": ("GET /v1/*",)}, "HEAD /v1/x", Code.ENDPOINT_NOT_ALLOWED, id="HEAD is denied as GET is"
+        ),
         pytest.param({}, "POST /v1/keys", Code.ENDPOINT_NOT_ALLOWED, id="privileged, by default"),
         pytest.param({}, "POST /v1/anything", Code.ENDPOINT_NOT_ALLOWED, id="an unlisted write, by default"),
         pytest.param({"allow": ("POST /v1/*",)}, "POST /v1/keys", Code.ENDPOINT_NOT_ALLOWED, id="star"),
@@ -432,11 +436,15 @@ def test_L15_a_total_cap_refusal_names_the_same_and_promises_no_reset() -> None:
     assert refusal.retry_after_s is None
 
 
-def test_a_wait_of_less_than_an_hour_is_told_in_minutes() -> None:
+@pytest.mark.parametrize(
+    ("seconds", "wait"),
+    [(90, "1 min 30 s"), (3_599, "59 min 59 s"), (3_600, "1 h 0 min"), (5_459, "1 h 30 min")],
+)
+def test_a_wait_is_told_in_hours_or_in_minutes(seconds: int, wait: str) -> None:
     """Close to midnight the sentence counts minutes and seconds."""
-    desk = Desk(grant(scope(1)))
-    refusal = refused(desk.ask(now_ns=(DAY + 1) * NS_PER_DAY - 90 * 10**9))
-    assert refusal.sentence.endswith("in 1 min 30 s")
+    refusal = refused(Desk(grant(scope(1))).ask(now_ns=(DAY + 1) * NS_PER_DAY - seconds * 10**9))
+    assert refusal.sentence.endswith(f"in {wait}")
+    assert refusal.retry_after_s == seconds
 
 
 def test_a_refusal_about_money_carries_what_was_asked_for() -> None:
@@ -458,6 +466,14 @@ def test_law_12_a_retry_joins_the_first_on_a_cap_that_has_no_room_for_it() -> No
     assert retry.replay_of == first.attempt.hold.call_id == "call_1"
     assert retry.attempt.hold is first.attempt.hold
     assert desk.grant.scopes[0].account.used(DAY) == USD
+
+
+def test_law_12_a_retry_joins_until_the_window_of_the_vendor_ends() -> None:
+    """A nanosecond before 24 hours are over, the vendor still knows the first."""
+    desk = Desk(grant(scope(10 * USD)))
+    first = permitted(desk.ask(replay=b"k"))
+    retry = permitted(desk.ask(replay=b"k", now_ns=NOW + NS_PER_DAY - 1))
+    assert retry.attempt.hold is first.attempt.hold
 
 
 @pytest.mark.parametrize(

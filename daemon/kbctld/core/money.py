@@ -81,6 +81,7 @@ def decimals_of(currency: str) -> int:
     return 3 if currency in _THREE_DECIMAL else 2
 
 
+_KYD_CENT_NANO = 12_000_000
 _SCALE = {0: 1, 2: 100, 3: 1000}
 
 
@@ -108,11 +109,11 @@ class Rates:
     def nano_at_most(self, minor: int) -> int:
         """Nano-USD that ``minor`` minor units can be worth in any currency of the table, rounded up.
 
-        The dearest minor unit among the currencies that cards are charged in is the British penny: those
-        missing from the ECB's table are pegged to a listed one (GIP, FKP and SHP to GBP) or cheaper per
-        minor unit (KWD, BHD and OMR have three decimals).
+        Currencies that the ECB's table lacks are pegged to a listed one (GIP, FKP and SHP to GBP), cheaper
+        per minor unit (KWD, BHD and OMR have three decimals), or KYD, pegged at 1.20 US dollars: the floor.
         """
-        return max(amount for code in self.usd_per_unit if (amount := self.nano(minor, code)) is not None)
+        listed = (self.nano(minor, code) for code in self.usd_per_unit)
+        return max(minor * _KYD_CENT_NANO, *(nano for nano in listed if nano is not None))
 
 
 def rates_from(dated: str, usd_per_unit: Mapping[str, Fraction | Decimal | int]) -> Rates:

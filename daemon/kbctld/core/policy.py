@@ -48,6 +48,11 @@ class Access:
         return self.operation.name if self.operation else f"{self.method} {self.target.path}"
 
     @property
+    def listed_method(self) -> str:
+        """The method that lists speak of: HEAD asks for what GET does."""
+        return "GET" if self.method == "HEAD" else self.method
+
+    @property
     def needs_body(self) -> bool:
         """Whether the body decides anything, and so must be read before the call can leave."""
         return self.operation is not None and self.method not in READS
@@ -165,7 +170,7 @@ def authorize(
 
 def _endpoint(grant: Grant, access: Access) -> Refusal | None:
     target = access.target
-    call = (access.operation, access.method, target.path, target.segments)
+    call = (access.operation, access.listed_method, target.path, target.segments)
     denied = next((entry for entry in grant.deny if entry.covers(*call)), None)
     if denied is not None:
         return Refusal(

@@ -76,7 +76,8 @@ def find_access(
         return target
     if target.form.mentions(("_method", "api_key")) is not None:
         return Refusal(Code.AMBIGUOUS_REQUEST, "the query overrides the method or carries a credential")
-    operation, parameters = vendor.match(method, target.path, target.segments)
+    listed_as = "GET" if method == "HEAD" else method
+    operation, parameters = vendor.match(listed_as, target.path, target.segments)
     call.row.endpoint = target.path
     call.row.operation = operation.name if operation else None
     seen = set()

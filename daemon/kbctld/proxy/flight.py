@@ -108,7 +108,9 @@ class Flight:
         if self.permit.price.exact:
             return None
         minor, currency = said.get("amount"), read_currency(str(said.get("currency")))
-        if not isinstance(minor, int) or isinstance(minor, bool) or minor < 0 or currency is None:
+        if not isinstance(minor, int) or isinstance(minor, bool) or currency is None:
+            return None
+        if not 0 <= minor < 10**12:  # no amount: the hold stands
             return None
         spent_nano = self._call.vault.rates.nano(minor, currency)
         if spent_nano is not None:
