@@ -387,7 +387,7 @@ class Connection(asyncio.Protocol):
         self._task = None
         if self._gone:
             return
-        if close or (self._eof and not self.buffer):
+        if close:
             self._close_gently()
             return
         self._skip = skip
@@ -414,7 +414,10 @@ class Connection(asyncio.Protocol):
             del self.buffer[:skipped]
             self._skip -= skipped
         if not self.buffer or self._skip:
-            self._resume_reading()
+            if self._eof:
+                self._close_gently()  # half-closed: what it has sent is answered, and no more will come
+            else:
+                self._resume_reading()
             return
         end = self.buffer.find(b"\r\n\r\n", 0, HEAD_BYTES_MAX)
         if end < 0:
