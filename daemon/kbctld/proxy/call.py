@@ -158,7 +158,9 @@ class Call:
             was_allowed: the verdict on the call stays what it was; only its answer is ours.
         """
         row = self.row
-        row.status, row.reason = refusal.http_status, refusal.sentence
+        row.reason = refusal.sentence
+        if not self.request.started:
+            row.status = refusal.http_status
         row.latency_us = (time.perf_counter_ns() - self._started_ns) // 1000
         if not (self.flew or was_allowed):
             row.policy_check_result = refusal.code.value

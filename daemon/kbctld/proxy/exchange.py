@@ -128,6 +128,7 @@ async def _pass_back(
         return
     if reflected:
         raise Refused(_reflected(vendor))
+    call.row.status = answer.status  # on its way to the agent: what goes wrong from here on only cuts it
     read = await _stream_down(call, pieces, answer, fields, scrubber, keep=flight.reads_answer)
     flight.landed(answer, read, credential)
     call.answered(answer.status)

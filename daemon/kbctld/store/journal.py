@@ -143,6 +143,7 @@ class Journal:
         self._free_enough = True
         self._folds: dict[tuple[int | None, str], _Fold] = {}
         self._closing = False
+        self._writing = False
         self.stopped: str | None = None
         self._task = self._loop.create_task(self._write())
 
@@ -215,7 +216,7 @@ class Journal:
 
     async def barrier(self) -> None:
         """Wait until everything recorded so far can be read back."""
-        if self._next:
+        if self._next or self._writing:  # what is being committed now can't be read yet either
             try:
                 await self._join(lambda _batch: None)
             except JournalError:
@@ -250,6 +251,7 @@ class Journal:
                 await self._wake.wait()
                 continue
             batch, self._next = self._next, _Batch()
+            self._writing = True
             height = Height(self._height.call_no + len(batch.rows), self._height.changes + len(batch.changes))
             for number, row in enumerate(batch.rows, start=self._height.call_no + 1):
                 row.no = number
@@ -262,6 +264,7 @@ class Journal:
                 if self._closing:
                     log.error("the ends of %d calls were not recorded", len(self._next.finished))
                     return
+                self._writing = False
                 # The endings have nobody waiting for them: try again with the next caller or by the clock.
                 self._wake.clear()
                 self._loop.call_later(_RETRY_S, self._wake.set)
@@ -269,6 +272,7 @@ class Journal:
                 continue
             self._height = height
             self._database.anchor.write(height)
+            self._writing = False
             for waiter in batch.waiters:
                 if not waiter.done():
                     waiter.set_result(None)
