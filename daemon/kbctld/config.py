@@ -41,6 +41,7 @@ class LimitsConfig(Struct, forbid_unknown_fields=True):
 
     head_s: Seconds = 10.0
     body_bytes: Annotated[int, Meta(ge=1024, le=1024**3)] = 10 * 1024 * 1024
+    body_grace_s: Seconds = 10.0
     body_bytes_per_s: Annotated[int, Meta(ge=1, le=1024**3)] = 1024
     write_stall_s: Seconds = 60.0
     idle_s: Seconds = 300.0
@@ -63,7 +64,7 @@ class Config(Struct, forbid_unknown_fields=True):
     """All of ``config.toml``."""
 
     port: Annotated[int, Meta(ge=0, le=65535)] = DEFAULT_PORT
-    default_vendors: list[str] | None = None
+    default_vendors: Annotated[list[str], Meta(min_length=1)] | None = None
     ca_file: str | None = None
     """Roots to verify vendors against instead of the bundled ones, as where a company inspects TLS."""
     secrets: SecretsConfig = msgspec.field(default_factory=SecretsConfig)
@@ -77,6 +78,7 @@ class Config(Struct, forbid_unknown_fields=True):
         return Limits(
             head_s=limits.head_s,
             body_bytes=limits.body_bytes,
+            body_grace_s=limits.body_grace_s,
             body_bytes_per_s=limits.body_bytes_per_s,
             write_stall_s=limits.write_stall_s,
             idle_s=limits.idle_s,
@@ -101,7 +103,7 @@ def read_config(home: Home) -> Config:
         KbctlError: exit status 2, naming file, key and what it takes.
     """
     path = home.config
-    if not path.exists():
+    if not path.exists() and not path.is_symlink():
         return Config()
     text = _owner_only(path)
     try:
@@ -162,6 +164,8 @@ def read_rates(home: Home, config: Config) -> Rates:
     }
     usd = {code: per_euro["USD"] / rate for code, rate in per_euro.items()}
     try:
+        if any(code.upper() == "USD" for code in config.rates):
+            raise ValueError("USD is what all others are counted in; it takes no rate")
         own = rates_from(dated.isoformat(), config.rates).usd_per_unit
         return Rates(dated.isoformat(), {**rates_from(dated.isoformat(), usd).usd_per_unit, **own})
     except ValueError as error:
@@ -185,13 +189,14 @@ def read_upstreams(texts: list[str], vendors: dict[str, Vendor]) -> dict[str, st
                 "kbctl up --upstream stripe=http://127.0.0.1:9000",
                 Exit.USAGE,
             )
-        parts = urlsplit(url)
         try:
-            plain = parts.path in ("", "/") and not (parts.query or parts.fragment or parts.username)
-            fits = plain and parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+            parts = urlsplit(url)
+            plain = parts.path in ("", "/") and not (parts.query or parts.fragment or "@" in parts.netloc)
+            local = parts.hostname in ("127.0.0.1", "localhost", "::1")
+            fits = plain and local and parts.scheme in ("http", "https") and parts.port != 0
         except ValueError:
             fits = False
-        if not fits or parts.hostname not in ("127.0.0.1", "localhost", "::1"):
+        if not fits:
             raise KbctlError(
                 "upstream_not_loopback",
                 f"--upstream takes an address on this machine without a path, not {url!r}",

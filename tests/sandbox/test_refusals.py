@@ -139,3 +139,13 @@ def test_money_in_the_query_of_a_post_counts(sandbox: Sandbox) -> None:
     assert ask(sandbox, "POST", "/v1/payment_intents?amount=900&currency=usd").json["amount"] == 900
     # A path that hides the amount from a proxy would move it all the same.
     assert sandbox.book()["authorised_minor"] == {"usd": 900}
+
+
+def test_what_an_answer_names_can_be_expanded_in_depth_and_in_lists(sandbox: Sandbox) -> None:
+    intent = pay(sandbox, 500).json
+    path = f"/v1/payment_intents/{intent['id']}"
+    deep = ask(sandbox, "GET", path, {"expand[0]": "latest_charge.payment_intent"}).json
+    assert deep["latest_charge"]["payment_intent"] == intent
+    listed = ask(sandbox, "GET", "/v1/payment_intents", {"expand[]": "data.latest_charge"}).json
+    assert listed["data"][0]["latest_charge"]["id"] == intent["latest_charge"]
+    assert ask(sandbox, "GET", path).json == intent

@@ -93,6 +93,7 @@ class Request:
         self._close_after = False
         self._started = False
         self._ended = False
+        self._spoilt = False
 
     # --- the body -------------------------------------------------------------------------------
 
@@ -108,6 +109,14 @@ class Request:
 
     async def pieces(self) -> AsyncIterator[bytes]:
         """The body as it arrives, within the same limits; what is not asked for is not read."""
+        try:
+            async for piece in self._pieces():
+                yield piece
+        except BadBody:
+            self._spoilt = True  # whatever else comes on this connection can't be told from its rest
+            raise
+
+    async def _pieces(self) -> AsyncIterator[bytes]:
         limits = self.connection.server.limits
         if self._left > limits.body_bytes:
             raise BadBody(413, "body_too_large", f"the body is larger than {limits.body_bytes:,} bytes")
@@ -255,7 +264,7 @@ class Request:
         if not self._ended:
             self._ended = True
             skip = self._left if not (self._complete or self._chunked or self._continue) else 0
-            close = close or self._close_after or self.head is None
+            close = close or self._close_after or self._spoilt or self.head is None
             close = close or (not self._complete and not 0 < skip <= _SKIP_BYTES)
             self.connection.request_ended(close, skip)
 
