@@ -9,9 +9,11 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -136,6 +138,42 @@ def pretend_stripe(folder: Path, *, faults: bool = False) -> Iterator[PretendStr
         process.terminate()
         process.wait(20)
         process.stdout.close()
+
+
+class RawVendor:
+    """A vendor on a raw loopback socket, so that a test decides about every byte; a thread a connection."""
+
+    def __init__(self) -> None:
+        self._listener = socket.create_server(("127.0.0.1", 0), backlog=512)
+        self.port: int = self._listener.getsockname()[1]
+        self.connections: list[socket.socket] = []
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def serve(self, connection: socket.socket) -> None:
+        """What the vendor does with a connection; it is closed afterwards."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        self._listener.close()
+        for connection in self.connections:
+            connection.close()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                connection, _ = self._listener.accept()
+            except OSError:
+                return
+            self.connections.append(connection)
+            threading.Thread(target=self._talk, args=(connection,), daemon=True).start()
+
+    def _talk(self, connection: socket.socket) -> None:
+        try:
+            self.serve(connection)
+        except OSError:
+            pass  # the daemon, or the test, has hung up
+        finally:
+            connection.close()
 
 
 async def exchange(port: int, path: str, key: str, body: str, idempotency_key: str = "") -> tuple[int, bytes]:

@@ -8,67 +8,42 @@ import asyncio
 import hashlib
 import json
 import socket
-import threading
 from collections import Counter
 from collections.abc import Iterator
 
 import pytest
 
-from tests.e2e.support import SECRET, Kbctl, new_home
+from tests.e2e.support import SECRET, Kbctl, RawVendor, new_home
 
 TARGET = b"/stripe/v1/payment_intents"
 BODY = b"amount=100&currency=usd"
 TYPE = b"Content-Type: application/x-www-form-urlencoded\r\n"
 
 
-class RecordingVendor:
-    """Reads whole requests off raw sockets, keeps their bytes, answers each with an empty object."""
+class RecordingVendor(RawVendor):
+    """Reads whole requests, keeps their bytes, answers each with an empty object."""
 
     def __init__(self) -> None:
         self.requests: list[bytes] = []
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.port: int = self._listener.getsockname()[1]
-        self._open: list[socket.socket] = []
-        threading.Thread(target=self._accept, daemon=True).start()
+        super().__init__()
 
-    def _accept(self) -> None:
-        while True:
-            try:
-                connection, _ = self._listener.accept()
-            except OSError:
-                return
-            self._open.append(connection)
-            threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
-
-    def _serve(self, connection: socket.socket) -> None:
+    def serve(self, connection: socket.socket) -> None:
         buffer = b""
         while True:
             head, mark, rest = buffer.partition(b"\r\n\r\n")
-            length = next(
-                (
-                    int(line[15:])
-                    for line in head.split(b"\r\n")
-                    if line.lower().startswith(b"content-length:")
-                ),
-                0,
+            lengths = (
+                line[15:] for line in head.split(b"\r\n") if line.lower().startswith(b"content-length:")
             )
+            length = int(next(lengths, b"0"))
             if mark and len(rest) >= length:
                 self.requests.append(head + mark + rest[:length])
                 buffer = rest[length:]
                 connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")
                 continue
-            try:
-                data = connection.recv(65536)
-            except OSError:
-                return
+            data = connection.recv(65536)
             if not data:
                 return
             buffer += data
-
-    def close(self) -> None:
-        self._listener.close()
-        for connection in self._open:
-            connection.close()
 
 
 class Door:

@@ -3,7 +3,6 @@
 import asyncio
 import socket
 import sqlite3
-import threading
 import time
 from collections.abc import Iterator
 
@@ -12,46 +11,26 @@ import pytest
 from kbctl.client import Client
 from kbctl.paths import Home
 from kbctl.wire import IssueRequest, RevokeRequest
-from tests.e2e.support import SECRET, Kbctl, new_home
+from tests.e2e.support import SECRET, Kbctl, RawVendor, new_home
 
 CHARGE = "amount=100&currency=usd"
 
 
-class TimingVendor:
+class TimingVendor(RawVendor):
     """Notes when each request's first byte came in; answers after a moment."""
 
     def __init__(self) -> None:
         self.arrivals: list[float] = []
         self.delay_s = 0.0
-        self._listener = socket.create_server(("127.0.0.1", 0), backlog=512)
-        self.port: int = self._listener.getsockname()[1]
-        threading.Thread(target=self._accept, daemon=True).start()
+        super().__init__()
 
-    def _accept(self) -> None:
-        while True:
-            try:
-                connection, _ = self._listener.accept()
-            except OSError:
-                return
-            threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
-
-    def _serve(self, connection: socket.socket) -> None:
-        with connection:
-            while True:
-                try:
-                    data = connection.recv(65536)
-                    if not data:
-                        return
-                    self.arrivals.append(time.monotonic())
-                    while CHARGE.encode() not in data:
-                        data += connection.recv(65536)
-                    time.sleep(self.delay_s)
-                    connection.sendall(b'HTTP/1.1 200 OK\r\nContent-Length: 13\r\n\r\n{"id":"pi_1"}')
-                except OSError:
-                    return
-
-    def close(self) -> None:
-        self._listener.close()
+    def serve(self, connection: socket.socket) -> None:
+        while data := connection.recv(65536):
+            self.arrivals.append(time.monotonic())
+            while CHARGE.encode() not in data:
+                data += connection.recv(65536)
+            time.sleep(self.delay_s)
+            connection.sendall(b'HTTP/1.1 200 OK\r\nContent-Length: 13\r\n\r\n{"id":"pi_1"}')
 
 
 class Scene:

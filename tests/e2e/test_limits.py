@@ -17,7 +17,7 @@ import pytest
 from kbctl.client import AuditFilter, Client
 from kbctl.paths import Home
 from kbctl.wire import IssueRequest
-from tests.e2e.support import SECRET, Kbctl, exchange, new_home
+from tests.e2e.support import SECRET, Kbctl, RawVendor, exchange, new_home
 
 CONFIG = """
 [limits]
@@ -33,59 +33,37 @@ turn_s = 0.3
 MIB = 1024 * 1024
 
 
-class StreamingVendor:
+class StreamingVendor(RawVendor):
     """`GET /v1/big` is 32 MiB, `GET /v1/drip` an event every 50 ms, anything else answers its body's hash."""
 
     def __init__(self) -> None:
-        self._listener = socket.create_server(("127.0.0.1", 0), backlog=128)
-        self.port: int = self._listener.getsockname()[1]
-        self.bodies: list[str] = []
         self.hold = threading.Event()
         self.hold.set()
-        threading.Thread(target=self._accept, daemon=True).start()
+        super().__init__()
 
-    def _accept(self) -> None:
-        while True:
-            try:
-                connection, _ = self._listener.accept()
-            except OSError:
-                return
-            threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
-
-    def _serve(self, connection: socket.socket) -> None:
+    def serve(self, connection: socket.socket) -> None:
         reader = connection.makefile("rb")
-        try:
-            while line := reader.readline():
-                length = 0
-                while (field := reader.readline()) not in (b"\r\n", b""):
-                    if field.lower().startswith(b"content-length:"):
-                        length = int(field.split(b":")[1])
-                body = reader.read(length)
-                self.bodies.append(hashlib.sha256(body).hexdigest())
-                self.hold.wait(10)
-                if b" /v1/big " in line:
-                    connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % (32 * MIB))
-                    for number in range(32):
-                        connection.sendall(bytes([number]) * MIB)
-                elif b" /v1/drip " in line:
-                    connection.sendall(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
-                    for number in range(4):
-                        event = b"data: %d\n\n" % number
-                        connection.sendall(b"%x\r\n%b\r\n" % (len(event), event))
-                        time.sleep(0.05)
-                    connection.sendall(b"0\r\n\r\n")
-                else:
-                    answer = json.dumps({"id": "pi_1", "sha256": self.bodies[-1]}).encode()
-                    connection.sendall(
-                        b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(answer) + answer
-                    )
-        except OSError:
-            pass
-        finally:
-            connection.close()
-
-    def close(self) -> None:
-        self._listener.close()
+        while line := reader.readline():
+            length = 0
+            while (field := reader.readline()) not in (b"\r\n", b""):
+                if field.lower().startswith(b"content-length:"):
+                    length = int(field.split(b":")[1])
+            digest = hashlib.sha256(reader.read(length)).hexdigest()
+            self.hold.wait(10)
+            if b" /v1/big " in line:
+                connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % (32 * MIB))
+                for number in range(32):
+                    connection.sendall(bytes([number]) * MIB)
+            elif b" /v1/drip " in line:
+                connection.sendall(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+                for number in range(4):
+                    event = b"data: %d\n\n" % number
+                    connection.sendall(b"%x\r\n%b\r\n" % (len(event), event))
+                    time.sleep(0.05)
+                connection.sendall(b"0\r\n\r\n")
+            else:
+                answer = json.dumps({"id": "pi_1", "sha256": digest}).encode()
+                connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(answer) + answer)
 
 
 class Scene:

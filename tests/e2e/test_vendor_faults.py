@@ -11,7 +11,6 @@ import json
 import socket
 import ssl
 import struct
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,7 +21,7 @@ import trustme
 from kbctl.client import AuditFilter, Client
 from kbctl.paths import Home
 from kbctl.wire import IssueRequest
-from tests.e2e.support import SECRET, Kbctl, exchange, new_home
+from tests.e2e.support import SECRET, Kbctl, RawVendor, exchange, new_home
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nRequest-Id: req_1\r\n"
 BODY = b'{"id":"pi_1","object":"payment_intent"}'
@@ -165,30 +164,18 @@ CASES: dict[str, tuple[Behaviour, int, str, str]] = {
 }
 
 
-class ScriptedVendor:
+class ScriptedVendor(RawVendor):
     """Does to each request what its `metadata[case]` names."""
 
     def __init__(self, context: ssl.SSLContext | None = None) -> None:
-        self._listener = socket.create_server(("127.0.0.1", 0))
         self._context = context
-        self.port: int = self._listener.getsockname()[1]
-        self.connections: list[socket.socket] = []
         self.requests: list[bytes] = []
-        threading.Thread(target=self._accept, daemon=True).start()
+        super().__init__()
 
-    def _accept(self) -> None:
-        while True:
-            try:
-                connection, _ = self._listener.accept()
-            except OSError:
-                return
-            self.connections.append(connection)
-            threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
-
-    def _serve(self, connection: socket.socket) -> None:
-        try:
-            if self._context is not None:
-                connection = self._context.wrap_socket(connection, server_side=True)
+    def serve(self, connection: socket.socket) -> None:
+        if self._context is not None:
+            connection = self._context.wrap_socket(connection, server_side=True)
+        with connection:
             while True:
                 data = b""
                 while b"metadata[case]=" not in data:
@@ -198,15 +185,6 @@ class ScriptedVendor:
                     data += piece
                 self.requests.append(data)
                 CASES[data.rpartition(b"metadata[case]=")[2].decode().replace("+", " ")][0](connection)
-        except OSError:
-            pass
-        finally:
-            connection.close()
-
-    def close(self) -> None:
-        self._listener.close()
-        for connection in self.connections:
-            connection.close()
 
 
 QUICK = "[upstream]\nfirst_byte_s = 1\nsilence_s = 0.8\nconnect_s = 1\n"
