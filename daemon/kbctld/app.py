@@ -140,7 +140,8 @@ class App:
         store = await self._open_secrets(self._database, vault)
         credentials = self._credentials = Credentials(store, None if options.sandbox else vault.journal)
         if not options.sandbox:
-            await credentials.load(await queries.credentials(self._database.reader))
+            reader = self._database.reader
+            await credentials.load(await queries.credentials(reader), await queries.last_versions(reader))
         await self._route(overridden, credentials)
         limits = self.config.server_limits()
         listeners = await self._bind_proxy()
@@ -156,11 +157,11 @@ class App:
         )
         proxy = Server(self._plane.handle, self._plane.reject, limits)
         self._servers.append(proxy)
+        await self._serve_operator(vault, credentials, limits)
         for listener in listeners:
             proxy.serve(
                 await asyncio.get_running_loop().create_server(proxy.protocol, sock=listener, backlog=1024)
             )
-        await self._serve_operator(vault, credentials, limits)
         self._catch_signals()
         self._housekeeper = asyncio.get_running_loop().create_task(self._keep_house(vault))
         self._note_rates()

@@ -28,6 +28,11 @@ INSERT INTO credential (name, vendor, version, set_ns) VALUES (?, ?, ?, ?)
 ON CONFLICT (name) DO UPDATE SET
     vendor = excluded.vendor, version = excluded.version, set_ns = excluded.set_ns
 """
+_DELETE = "DELETE FROM credential WHERE name = ?"
+_LAST_VERSION = """
+INSERT INTO meta (key, value) VALUES ('credential_version:' || ?, ?)
+ON CONFLICT (key) DO UPDATE SET value = excluded.value
+"""
 
 
 @dataclass(slots=True)
@@ -65,10 +70,15 @@ class Credentials:
         self.store = store
         self._journal = journal
         self._all: dict[str, Credential] = {}
+        self._versions: dict[str, int] = {}
+        self._leaving: set[str] = set()
+        self._lock = asyncio.Lock()
         self._retry: asyncio.Task[None] | None = None
 
-    async def load(self, known: list[tuple[str, str, int, int]]) -> None:
+    async def load(self, known: list[tuple[str, str, int, int]], last_versions: dict[str, int]) -> None:
         """Read every secret once; those that fail are tried again in the background."""
+        # A name that comes back goes on counting: what is kept by version must not be taken for another's.
+        self._versions.update(last_versions)
         for name, vendor, version, set_ns in known:
             self._all[name] = Credential(name, vendor, version, set_ns, None)
         await self._read_missing()
@@ -111,7 +121,10 @@ class Credentials:
                 f"kbctl credential set {name}    # and paste the key from the vendor's dashboard",
                 Exit.USAGE,
             )
-        secret = Secret(text)
+        async with self._lock:
+            return await self._set(name, vendor, Secret(text), now_ns)
+
+    async def _set(self, name: str, vendor: Vendor, secret: Secret, now_ns: int) -> Credential:
         before = self._all.get(name)
         if before is not None and before.vendor != vendor.name:
             raise KbctlError(
@@ -120,13 +133,15 @@ class Credentials:
                 f"kbctl credential remove {name}    # first",
                 Exit.REFUSED,
             )
-        version = before.version + 1 if before else 1
+        version = max(before.version if before else 0, self._versions.get(name, 0)) + 1
         await self.store.write(name, secret)
         if self._journal is not None:
             try:
                 await self._journal.change([(_UPSERT, (name, vendor.name, version, now_ns))])
             except JournalError as error:
+                await self._put_back(name, before)
                 raise _unrecorded(error) from None
+        self._leaving.discard(name)
         credential = self._all[name] = Credential(name, vendor.name, version, now_ns, secret)
         return credential
 
@@ -136,23 +151,43 @@ class Credentials:
         Raises:
             KbctlError: there is none, or its store does not answer.
         """
-        if self._all.pop(name, None) is None:
+        gone = self._all.pop(name, None)
+        if gone is None and name not in self._leaving:
             raise KbctlError(
                 "credential_unknown",
                 f"there is no credential {name}",
                 "kbctl credential list",
                 Exit.NOT_FOUND,
             )
-        await self.store.remove(name)
-        if self._journal is not None:
-            try:
-                await self._journal.change([("DELETE FROM credential WHERE name = ?", (name,))])
-            except JournalError as error:
-                raise _unrecorded(error) from None
+        # Until it is durable, so that a removal that failed half-way can be asked for again.
+        self._leaving.add(name)
+        async with self._lock:
+            gone = self._all.pop(name, None) or gone  # one that was being set
+            if gone is not None:
+                self._versions[name] = gone.version
+            await self.store.remove(name)
+            if self._journal is not None:
+                try:
+                    await self._journal.change(
+                        [(_LAST_VERSION, (name, self._versions[name])), (_DELETE, (name,))]
+                    )
+                except JournalError as error:
+                    raise _unrecorded(error) from None
+            self._leaving.discard(name)
 
     def close(self) -> None:
         if self._retry is not None:
             self._retry.cancel()
+
+    async def _put_back(self, name: str, before: Credential | None) -> None:
+        """Undo what was stored and could not be recorded: its version would be another secret's."""
+        try:
+            if before is None:
+                await self.store.remove(name)
+            elif before.secret is not None:
+                await self.store.write(name, before.secret)
+        except KbctlError as error:
+            log.warning("%s: the store has a secret that is not in use: %s", name, error.message)
 
     async def _read_missing(self) -> None:
         for credential in list(self._all.values()):

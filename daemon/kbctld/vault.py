@@ -131,6 +131,13 @@ class Vault:
     def _restore(self, row: dict[str, Any], grant: Grant) -> None:
         call = CallRow(row["call_id"], row["ts_ns"], key_no=grant.no)
         call.no, call.amount_nano = row["no"], row["amount_nano"]
+        # What it says of its end already stays, when a retry ends it otherwise.
+        call.status, call.reason, call.vendor_request_id = (
+            row["status"],
+            row["reason"],
+            row["vendor_request_id"],
+        )
+        call.latency_us, call.upstream_us = row["latency_us"], row["upstream_us"]
         hold = Hold(
             row=call,
             call_id=call.call_id,

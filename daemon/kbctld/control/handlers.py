@@ -8,7 +8,7 @@ import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from urllib.parse import urlencode
 
@@ -20,7 +20,7 @@ from kbctld.control.routes import Ask, Reply, Route
 from kbctld.core.clock import rfc3339
 from kbctld.core.grant import EntryError, Grant, label_matches, label_segments
 from kbctld.core.ledger import day_of
-from kbctld.core.money import nano_from_usd, usd_from_nano
+from kbctld.core.money import NANO_MAX, nano_from_usd, usd_from_nano
 from kbctld.credentials import Credential, Credentials
 from kbctld.store import queries
 from kbctld.store.journal import JournalError
@@ -200,7 +200,11 @@ class Handlers:
         if request.vendor is not None and request.vendors is not None:
             raise _usage("invalid_request", "give `vendor` or `vendors`, not both")
         named = (
-            request.vendors if request.vendors is not None else [request.vendor] if request.vendor else None
+            request.vendors
+            if request.vendors is not None
+            else [request.vendor]
+            if request.vendor is not None
+            else None
         )
         if named is None and request.credential is not None:
             credential = self.credentials.get(request.credential)
@@ -360,8 +364,10 @@ def _names(request: wire.IssueRequest) -> tuple[str, str | None, dict[str, str]]
             f"`agent_run_label` takes at most {_LABEL_MAX} characters, no control characters",
         )
     from_label = [segment[7:] for segment in label_segments(label) if segment.startswith("tenant:")]
-    if tenant is None and len(from_label) == 1:
-        tenant = from_label[0] or None
+    if len(from_label) > 1:
+        raise _usage("invalid_request", "`agent_run_label` names more than one tenant")
+    if tenant is None and from_label:
+        tenant = from_label[0]
     if tenant is not None:
         if not _TENANT.fullmatch(tenant):
             raise _usage(
@@ -443,8 +449,9 @@ def _time(ask: Ask, name: str) -> int | None:
         moment = None
     if moment is None or moment.tzinfo is None:
         raise _usage("invalid_request", f"`{name}` takes a time such as 2026-06-01T00:00:00Z, not {text!r}")
-    moment = moment.astimezone(UTC)
-    return int(moment.timestamp()) * 10**9 + moment.microsecond * 1000
+    since = moment - datetime(1970, 1, 1, tzinfo=UTC)
+    # The year 9999 is "for ever", and more nanoseconds than the database can compare.
+    return min(max(since // timedelta(microseconds=1) * 1000, -NANO_MAX), NANO_MAX)
 
 
 def _next_page(ask: Ask, cursor: int) -> str:

@@ -55,31 +55,25 @@ async def open_database(path: Path, anchor_path: Path, *, accept_rollback: bool)
         KbctlError: with exit status 5, saying which of the ways to be wrong it is.
     """
     fresh = _check_files(path, anchor_path, accept_rollback)
+    if fresh:
+        # Before the database: killed at any point from here on, the next start is first use again.
+        begun = Anchor(anchor_path)
+        begun.reset(Height(0, 0))
+        begun.close()
     try:
         # IMMEDIATE: a deferred transaction that starts with a read fails at its first write, unwaited.
         writer = await aiosqlite.connect(path, isolation_level="IMMEDIATE", timeout=1.0)
     except sqlite3.Error as error:
         raise _damaged(path, error) from None
     try:
-        created = await _identify(writer, path, fresh, Anchor.read(anchor_path) is not None)
+        created = await _identify(writer, path, fresh, _has_history(anchor_path))
+        if not created and not accept_rollback:
+            await _compare(writer, path, anchor_path)
         await _make_durable(writer, path)
         await _migrate(writer, path)
-        height = await _height(writer)
-        known = Anchor.read(anchor_path)
-        if known is None and not created and not accept_rollback:
-            raise _integrity(
-                "database_unanchored",
-                f"{anchor_path} is missing or unreadable, so it can't be told whether {path} lost rows",
-            )
-        if known is not None and height.lost_against(known) and not accept_rollback:
-            raise _integrity(
-                "database_rolled_back",
-                f"{path} has lost rows that had been committed: it ends at call {height.call_no},"
-                f" change {height.changes}, and had come to call {known.call_no}, change {known.changes}",
-            )
         if accept_rollback and not created:
             await _freeze(writer)
-            height = await _height(writer)
+        height = await _height(writer)
         reader = await aiosqlite.connect(f"{path.as_uri()}?mode=ro", uri=True)
         await reader.execute("PRAGMA query_only = ON")
     except sqlite3.Error as error:
@@ -93,12 +87,37 @@ async def open_database(path: Path, anchor_path: Path, *, accept_rollback: bool)
     return Database(path, writer, reader, anchor, height, created)
 
 
+async def _compare(writer: aiosqlite.Connection, path: Path, anchor_path: Path) -> None:
+    """Refuse a database that its anchor does not vouch for, before a byte of it is changed."""
+    known, height = Anchor.read(anchor_path), await _height(writer)
+    if known is None:
+        raise _integrity(
+            "database_unanchored",
+            f"{anchor_path} is missing or unreadable, so it can't be told whether {path} lost rows",
+        )
+    if height.lost_against(known):
+        raise _integrity(
+            "database_rolled_back",
+            f"{path} has lost rows that had been committed: it ends at call {height.call_no},"
+            f" change {height.changes}, and had come to call {known.call_no}, change {known.changes}",
+        )
+
+
+def _has_history(anchor_path: Path) -> bool:
+    """Whether something had been committed here; an anchor from a first use that was killed says no."""
+    try:
+        empty = anchor_path.stat().st_size == 0
+    except FileNotFoundError:
+        return False
+    return not empty and Anchor.read(anchor_path) != Height(0, 0)
+
+
 def _check_files(path: Path, anchor_path: Path, accept_rollback: bool) -> bool:
     """Whether this is first use; refuses what only looks like it."""
     try:
         size = path.lstat().st_size
     except FileNotFoundError:
-        if anchor_path.exists() and not accept_rollback:
+        if _has_history(anchor_path) and not accept_rollback:
             raise _integrity("database_missing", f"{path} is missing and was there before") from None
         return True
     if path.is_symlink() or not path.is_file():
@@ -114,7 +133,7 @@ def _check_files(path: Path, anchor_path: Path, accept_rollback: bool) -> bool:
             Exit.INTEGRITY,
         )
     if size == 0:
-        if anchor_path.exists() and not accept_rollback:
+        if _has_history(anchor_path) and not accept_rollback:
             raise _integrity("database_empty", f"{path} is empty; SQLite would take it for a new database")
         return True
     return False

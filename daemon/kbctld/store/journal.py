@@ -171,6 +171,7 @@ class Journal:
         if fold.seen > _FOLD_ROWS:
             if fold.row is None:
                 fold.row = row
+                row.folded, fold.owed = fold.owed, 0
             else:
                 fold.row.folded += 1
                 if not fold.waiting:
@@ -181,6 +182,8 @@ class Journal:
             await self._join(lambda batch: batch.rows.append(row))
         except JournalError as error:
             log.warning("a refusal was not recorded: %s", error)
+            if fold.row is row:
+                fold.row, fold.owed = None, row.folded + 1  # the next of its kind counts them
 
     def _flush(self, fold: "_Fold") -> None:
         fold.waiting = False
@@ -224,6 +227,9 @@ class Journal:
 
     async def close(self) -> None:
         """Write what waits, then stop."""
+        for fold in self._folds.values():
+            if fold.waiting:
+                self._flush(fold)
         self._closing = True
         self._wake.set()
         await self._task
@@ -257,7 +263,7 @@ class Journal:
                 row.no = number
             try:
                 await self._commit(batch)
-            except sqlite3.Error as error:
+            except Exception as error:  # noqa: BLE001 - a writer that died in silence would be waited for
                 await self._failed(batch, error)
                 if self.stopped is not None:
                     return
@@ -265,13 +271,17 @@ class Journal:
                     log.error("the ends of %d calls were not recorded", len(self._next.finished))
                     return
                 self._writing = False
-                # The endings have nobody waiting for them: try again with the next caller or by the clock.
-                self._wake.clear()
-                self._loop.call_later(_RETRY_S, self._wake.set)
-                await self._wake.wait()
+                if not self._next.waiters:
+                    # The endings have nobody waiting for them: again with the next caller or by the clock.
+                    self._wake.clear()
+                    self._loop.call_later(_RETRY_S, self._wake.set)
+                    await self._wake.wait()
                 continue
             self._height = height
-            self._database.anchor.write(height)
+            try:
+                self._database.anchor.write(height)
+            except OSError as error:
+                log.warning("the anchor could not be written and lags behind: %s", error)
             self._writing = False
             for waiter in batch.waiters:
                 if not waiter.done():
@@ -295,13 +305,14 @@ class Journal:
             await writer.execute(_CHANGED, (len(batch.changes),))
         await writer.commit()
 
-    async def _failed(self, batch: _Batch, error: sqlite3.Error) -> None:
+    async def _failed(self, batch: _Batch, error: Exception) -> None:
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF
         definite = code in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_CONSTRAINT)
         try:
             await self._database.writer.rollback()
-        except sqlite3.Error:
+        except Exception:  # noqa: BLE001 - as above
             definite = False
+        told = batch.waiters
         if definite:
             reason = {
                 sqlite3.SQLITE_FULL: "the disk is full",
@@ -310,13 +321,19 @@ class Journal:
             log.error("a batch was rolled back: %s (%s)", reason, error)
             for row in batch.rows:
                 row.no = 0
+            if code == sqlite3.SQLITE_BUSY or self._closing:
+                # Whoever came meanwhile has waited as well; nobody waits for a locked database twice.
+                late, self._next = self._next, _Batch()
+                self._next.keep_endings_of(late)
+                told = [*told, *late.waiters]
             self._next.keep_endings_of(batch)
         else:
             reason = "the database failed; restart kbctl to read back what is really there"
             self.stopped = reason
+            told = [*told, *self._next.waiters]
             log.critical("spending stops until restart: %s", error)
         failure = JournalError(reason)
-        for waiter in (*batch.waiters, *(self._next.waiters if self.stopped else ())):
+        for waiter in told:
             if not waiter.done():
                 waiter.set_exception(failure)
 
@@ -349,6 +366,8 @@ class _Fold:
     since_ns: int
     seen: int = 0
     row: CallRow | None = None
+    owed: int = 0
+    """Refusals whose counting row could not be recorded."""
     waiting: bool = False
     """Whether a write of the count is due."""
 

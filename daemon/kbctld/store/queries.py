@@ -65,7 +65,8 @@ async def spends(reader: aiosqlite.Connection) -> AsyncIterator[tuple[int, int, 
 async def calls_to_remember(reader: aiosqlite.Connection, since_ns: int) -> AsyncIterator[dict[str, Any]]:
     """Open holds of any age, and younger calls that may still be retried; oldest first."""
     sql = """
-        SELECT no, call_id, ts_ns, key_no, amount_nano, outcome, request_digest, replay_digest
+        SELECT no, call_id, ts_ns, key_no, amount_nano, outcome, request_digest, replay_digest,
+            status, reason, vendor_request_id, latency_us, upstream_us
         FROM call WHERE replay_of IS NULL AND policy_check_result = 'allowed' AND
             (outcome IN ('pending', 'unknown')
              OR (outcome = 'posted' AND ts_ns >= ? AND replay_digest IS NOT NULL))
@@ -92,6 +93,13 @@ async def credentials(reader: aiosqlite.Connection) -> list[tuple[str, str, int,
     """``(name, vendor, version, set_ns)``."""
     async with reader.execute("SELECT name, vendor, version, set_ns FROM credential ORDER BY name") as cursor:
         return [(row[0], row[1], row[2], row[3]) async for row in cursor]
+
+
+async def last_versions(reader: aiosqlite.Connection) -> dict[str, int]:
+    """How far the versions of credentials that were removed had come."""
+    sql = "SELECT substr(key, 20), value FROM meta WHERE key LIKE 'credential_version:%'"
+    async with reader.execute(sql) as cursor:
+        return {row[0]: row[1] async for row in cursor}
 
 
 async def remembered(
