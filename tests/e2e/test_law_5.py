@@ -11,7 +11,7 @@ import pytest
 from kbctl.client import Client
 from kbctl.paths import Home
 from kbctl.wire import IssueRequest, RevokeRequest
-from tests.e2e.support import SECRET, Kbctl, RawVendor, new_home
+from tests.e2e.support import SECRET, Kbctl, RawVendor, exchange, new_home
 
 CHARGE = "amount=100&currency=usd"
 
@@ -34,9 +34,12 @@ class TimingVendor(RawVendor):
 
 
 class Scene:
-    def __init__(self, kbctl: Kbctl, vendor: TimingVendor) -> None:
+    def __init__(self, kbctl: Kbctl, vendor: TimingVendor, config: str = "") -> None:
+        (kbctl.home / "config.toml").write_text(config)
+        (kbctl.home / "config.toml").chmod(0o600)
         kbctl("up", "--port", "0", "--upstream", f"stripe=http://127.0.0.1:{vendor.port}")
         kbctl("credential", "set", "stripe", stdin=SECRET + "\n")
+        self.kbctl = kbctl
         self.vendor = vendor
         self.client = Client(Home(kbctl.home))
         self.port = int(self.client.status().proxy_url.rpartition(":")[2])
@@ -124,6 +127,36 @@ def test_revoke_says_what_was_in_flight_and_lets_it_end(scene: Scene) -> None:
     assert (in_flight, cents) == (3, 300)
     assert statuses == [[200], [200], [200]]
     assert scene.client.key(issued.key_id).spent_usd == 3
+
+
+def test_a_call_that_was_allowed_and_waits_to_be_sent_is_stopped_too() -> None:
+    """Allowed, its row on disk, in line for the only connection: revoked meanwhile, it never leaves."""
+    vendor = TimingVendor()
+    vendor.delay_s = 0.6
+    with new_home() as kbctl:
+        scene = Scene(kbctl, vendor, "[upstream]\nconnections = 1\n")
+        issued = scene.client.issue(IssueRequest(daily_usd_cap=100))
+
+        async def play() -> list[tuple[int, bytes]]:
+            calls = [
+                asyncio.create_task(exchange(scene.port, "/v1/payment_intents", issued.vault_key, CHARGE))
+                for _ in range(2)
+            ]
+            while not vendor.arrivals or len(scene.kbctl.json("audit")) < 2:
+                await asyncio.sleep(0.01)
+            await asyncio.to_thread(scene.client.revoke, issued.key_id)
+            return await asyncio.gather(*calls)
+
+        answers = sorted(asyncio.run(play()))
+        rows = kbctl.json("audit")
+        scene.client.close()
+    vendor.close()
+
+    assert [status for status, _ in answers] == [200, 401]
+    assert b"key_revoked" in answers[1][1]
+    assert len(vendor.arrivals) == 1
+    ends = {(row["policy_check_result"], row["outcome"], row["amount_usd"]) for row in rows}
+    assert ends == {("allowed", "posted", 1), ("key_revoked", "voided", 0)}
 
 
 def test_a_revocation_survives_kill_9_right_after_its_answer() -> None:
