@@ -26,6 +26,9 @@ _STATUS = {
 }
 
 
+_STATUS_OF_CODE = {"origin_not_allowed": 403, "method_not_allowed": 405}
+
+
 @dataclass(frozen=True, slots=True)
 class Ask:
     """One request of an operator.
@@ -76,9 +79,10 @@ class Routes:
         try:
             reply = await self._answer(request, request.head)
         except KbctlError as error:
-            _fail(request, _STATUS[error.exit_status], error.code, error.message, error.remedy)
+            status = _STATUS_OF_CODE.get(error.code, _STATUS[error.exit_status])
+            _fail(request, status, error.code, error.message, error.remedy)
         except wire.WireError as error:
-            _fail(request, 400, "invalid_request", str(error), "see the field's description in --help")
+            _fail(request, 400, "invalid_request", str(error), "kbctl --help")
         except BadBody as bad:
             _fail(request, bad.status, bad.code, bad.sentence, "")
         else:
@@ -102,13 +106,10 @@ class Routes:
         fitting = [route for _, pattern, route in self._routes if _fits(pattern, segments)]
         route = next((route for route in fitting if route.method == head.method), None)
         if route is None:
-            allowed = ", ".join(route.method for route in fitting)
-            raise KbctlError(
-                "not_found",
-                f"there is no {head.method} {path}" + (f"; it takes {allowed}" if allowed else ""),
-                "",
-                Exit.NOT_FOUND,
-            )
+            if fitting:
+                allowed = ", ".join(route.method for route in fitting)
+                raise KbctlError("method_not_allowed", f"{path} takes {allowed}", "", Exit.USAGE)
+            raise KbctlError("not_found", f"there is nothing at {path}", "", Exit.NOT_FOUND)
         parameters = tuple(
             unquote(have)
             for want, have in zip(route.path.strip("/").split("/"), segments, strict=True)
