@@ -98,8 +98,11 @@ def locked(folder: Path) -> Iterator[None]:
 
 async def outcome_of(work: Any) -> BaseException | None:
     """How an awaitable ended: its exception, or None."""
-    (result,) = await asyncio.gather(work, return_exceptions=True)
-    return result if isinstance(result, BaseException) else None
+    try:
+        await work
+    except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - whatever it is
+        return error
+    return None
 
 
 def contents(folder: Path) -> dict[str, bytes]:

@@ -4,7 +4,6 @@ import asyncio
 import json
 import os
 import shutil
-import signal
 import sqlite3
 import subprocess
 import sys
@@ -65,7 +64,7 @@ def test_D1_what_append_acknowledged_anybody_can_read(folder: Path) -> None:
 
 
 def test_D1_every_acknowledged_row_is_there_after_kill_9(folder: Path) -> None:
-    """Ten times in the middle of writing: nothing acknowledged is lost, numbers have no gap, the anchor lags."""
+    """Ten times: nothing acknowledged is lost, numbers have no gap, the anchor is not ahead."""
     everything: set[str] = set()
     for round_ in range(10):
         process = subprocess.Popen(
@@ -434,7 +433,7 @@ def may_trace() -> bool:
 @pytest.mark.skipif(not may_trace(), reason="needs strace")
 def test_D4_an_fsync_that_fails_is_never_taken_for_a_success(tmp_path: Path) -> None:
     """The kernel says EIO at the n-th sync: no acknowledged row is lost, nothing is acknowledged after it."""
-    wheres = (1, 2, 3, 5, 8, 13)
+    wheres = (1, 3, 5, 7, 8, 11, 20)
     running = []
     for when in wheres:
         place = tmp_path / str(when)
@@ -457,7 +456,7 @@ def test_D4_an_fsync_that_fails_is_never_taken_for_a_success(tmp_path: Path) -> 
         assert process.returncode == 0, err
         said: dict[str, Any] = json.loads(out)
         if "start" in said:  # it failed while the database was being made
-            assert said["start"] == "database_damaged"
+            assert said["start"] in ("database_damaged", "database_not_durable")
         elif said["stopped"] is not None:
             stops += 1
             assert set(said["failures"]) == {said["stopped"]}

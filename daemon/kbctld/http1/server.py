@@ -107,6 +107,16 @@ class Request:
         parts = [piece async for piece in self.pieces()]
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
+    def check_length(self) -> None:
+        """Look at the length that the head states, for who wants to know before the body is read.
+
+        Raises:
+            BadBody: it is too large.
+        """
+        limit = self.connection.server.limits.body_bytes
+        if self.head is not None and (self.head.length or 0) > limit:
+            raise BadBody(413, "body_too_large", f"the body is larger than {limit:,} bytes")
+
     async def pieces(self) -> AsyncIterator[bytes]:
         """The body as it arrives, within the same limits; what is not asked for is not read."""
         try:
@@ -117,9 +127,8 @@ class Request:
             raise
 
     async def _pieces(self) -> AsyncIterator[bytes]:
+        self.check_length()
         limits = self.connection.server.limits
-        if self._left > limits.body_bytes:
-            raise BadBody(413, "body_too_large", f"the body is larger than {limits.body_bytes:,} bytes")
         size = 0
         started = self.connection.loop.time()
         while True:
@@ -198,7 +207,8 @@ class Request:
         self._started = True
         out = bytearray(self._status_line(status))
         _add(out, fields)
-        out += b"Content-Length: %d\r\n" % len(body)
+        if status != 204:  # RFC 9110 8.6: it must not have one
+            out += b"Content-Length: %d\r\n" % len(body)
         self._finish_head(out, close)
         if self.head is None or self.head.method != "HEAD":
             out += body
@@ -251,22 +261,25 @@ class Request:
         return _STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status
 
     def _finish_head(self, out: bytearray, close: bool) -> None:
-        self._close_after = (
-            close or self.connection.server.draining or not (self.head and self.head.keep_alive)
-        )
+        draining = self.connection.server.draining
+        self._close_after = close or draining or self._blocks() or not (self.head and self.head.keep_alive)
         if self._close_after:
             out += b"Connection: close\r\n"
         elif self.head is not None and self.head.minor == 0:
             out += b"Connection: keep-alive\r\n"
         out += b"\r\n"
 
+    def _blocks(self) -> bool:
+        """Whether what is unread of the request leaves no way to find the next one behind it."""
+        return self._spoilt or (not self._complete and not 0 < self._skippable() <= _SKIP_BYTES)
+
+    def _skippable(self) -> int:
+        return 0 if self._complete or self._chunked or self._continue else self._left
+
     def _end(self, close: bool) -> None:
         if not self._ended:
             self._ended = True
-            skip = self._left if not (self._complete or self._chunked or self._continue) else 0
-            close = close or self._close_after or self._spoilt or self.head is None
-            close = close or (not self._complete and not 0 < skip <= _SKIP_BYTES)
-            self.connection.request_ended(close, skip)
+            self.connection.request_ended(close or self._close_after or self._blocks(), self._skippable())
 
 
 class Connection(asyncio.Protocol):
@@ -320,7 +333,7 @@ class Connection(asyncio.Protocol):
         self._eof = True
         if self._arrived is not None and not self._arrived.done():
             self._arrived.set_result(None)
-        return self.request is not None and self._linger is None
+        return (self.request is not None or self._writable is not None) and self._linger is None
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._gone = True
@@ -337,6 +350,9 @@ class Connection(asyncio.Protocol):
         if self._writable is not None and not self._writable.done():
             self._writable.set_result(None)
         self._writable = None
+        if self.request is None and self._linger is None:
+            self._cancel_deadline()
+            self._next()
 
     # --- for requests ---------------------------------------------------------------------------
 
@@ -409,7 +425,8 @@ class Connection(asyncio.Protocol):
 
     def close_if_idle(self) -> None:
         if self.request is None and self._linger is None and self._transport is not None:
-            self._transport.close()
+            self._linger = _LINGER_BYTES
+            self._close(self._transport)
 
     def cancel_task(self) -> None:
         if self._task is not None:
@@ -418,6 +435,11 @@ class Connection(asyncio.Protocol):
     # --- heads ----------------------------------------------------------------------------------
 
     def _next(self) -> None:
+        if self._writable is not None:
+            # It does not read its answers: no further request of it is begun until it does.
+            if self._deadline is None:
+                self._deadline = self.loop.call_later(self.server.limits.write_stall_s, self.abort)
+            return
         if self._skip:
             skipped = min(self._skip, len(self.buffer))
             del self.buffer[:skipped]
@@ -435,6 +457,8 @@ class Connection(asyncio.Protocol):
             elif _LONE_LF.search(self.buffer):
                 # It ends a line, and so maybe the head, for laxer readers; waiting for more would only hang.
                 self._reject(BadHead(400, "malformed_request", "a line ends without a carriage return"))
+            elif self._eof:
+                self._close_gently()  # the rest of this head will not come
             else:
                 if self._deadline is None:
                     self._deadline = self.loop.call_later(self.server.limits.head_s, self._head_too_slow)
@@ -501,10 +525,19 @@ class Connection(asyncio.Protocol):
         self.buffer.clear()
         self._resume_reading()
         if self._eof or not transport.can_write_eof():
-            transport.close()
+            self._close(transport)
             return
+        self._cancel_deadline()
+        unsent = transport.get_write_buffer_size() > 0
         transport.write_eof()
-        self._deadline = self.loop.call_later(_LINGER_S, transport.abort)
+        patience_s = self.server.limits.write_stall_s if unsent else _LINGER_S
+        self._deadline = self.loop.call_later(patience_s, transport.abort)
+
+    def _close(self, transport: asyncio.Transport) -> None:
+        """Close once what was written is out, or when nobody reads it."""
+        self._cancel_deadline()
+        self._deadline = self.loop.call_later(self.server.limits.write_stall_s, transport.abort)
+        transport.close()
 
     def _resume_reading(self) -> None:
         if not self._reading and self._transport is not None and not self._gone:

@@ -7,6 +7,7 @@ key, vendor, endpoint and credential are good.
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 
 from kbctld.core.cost import Remembered, objects_needed
@@ -26,6 +27,7 @@ from kbctld.proxy.call import Call, Refused, allowed
 # Up to this size a body is read even where nothing in it decides: it then leaves with its head in one write.
 _WHOLE_BYTES = 64 * 1024
 _IDEMPOTENCY_KEY_MAX = 255
+_VAULT_KEY = re.compile(r"vault_key_[0-9A-Za-z]{49}", re.ASCII)
 _FORM = b"application/x-www-form-urlencoded"
 _NO_FORM = Form((), has_semicolon=False)
 
@@ -85,6 +87,16 @@ def find_access(
         if name in seen and name.decode("latin-1") in vendor.forward_headers:
             return Refusal(Code.AMBIGUOUS_REQUEST, f"the header {name.decode('latin-1')} stands twice")
         seen.add(name)
+    leaves = [
+        value.decode("latin-1") for name, value in fields if name.decode("latin-1") in vendor.forward_headers
+    ]
+    leaves += [target.path, *(text for pair in target.form.pairs for text in pair)]
+    if any(_VAULT_KEY.search(text) for text in leaves):
+        return Refusal(
+            Code.AMBIGUOUS_REQUEST,
+            "a vault key stands where the vendor would see it",
+            "send it only as the SDK's API key",
+        )
     names_account = any(name.decode("latin-1") in vendor.account_headers for name in seen)
     return Access(vendor, method, target, operation, parameters, names_account)
 
@@ -128,14 +140,17 @@ async def read_request(
                 Code.UNSUPPORTED_BODY, "an encoded body can't be read", "send it without Content-Encoding"
             )
         )
-    streams = not access.needs_body and head.length is not None and head.length > _WHOLE_BYTES
+    kind, _, kind_rest = slots.get(b"content-type", b"").lower().partition(b";")
+    may_be_form = kind.strip() in (_FORM, b"")
+    streams = not (access.needs_body or may_be_form) and (head.length or 0) > _WHOLE_BYTES
     body: bytes | None = None
-    if head.has_body and not streams:
-        try:
+    try:
+        request.check_length()
+        if head.has_body and not streams:
             body = await request.body()
-        except BadBody as bad:
-            raise Refused(Refusal(Code(bad.code), bad.sentence, status=bad.status)) from None
-    form = allowed(_read_form(access, slots.get(b"content-type"), body or b""))
+    except BadBody as bad:
+        raise Refused(Refusal(Code(bad.code), bad.sentence, status=bad.status)) from None
+    form = allowed(_read_form(access, kind.strip(), kind_rest.strip(), body or b""))
     call.row.metadata = _metadata(grant, access.vendor, form, slots)
     known: dict[str, Remembered] = {}
     if access.operation is not None:
@@ -166,25 +181,23 @@ def _find_vendor(vendors: Mapping[str, Vendor], grant: Grant, arrived: Arrived) 
     )
 
 
-def _read_form(access: Access, content_type: bytes | None, body: bytes) -> Form | Refusal:
+def _read_form(access: Access, kind: bytes, kind_rest: bytes, body: bytes) -> Form | Refusal:
+    """The body as a form, if any reader could take it for one: by its media type, or for want of one."""
     operation = access.operation
     decides = operation is not None and isinstance(operation.cost, Amount | Increase)
-    kind, _, rest = (content_type or b"").lower().partition(b";")
-    is_form = kind.strip() == _FORM and rest.strip().replace(b'"', b"") in (b"", b"charset=utf-8")
-    if not body or not (is_form or decides):
+    if not body or (kind not in (_FORM, b"") and not decides):
         return _NO_FORM
-    if not is_form:
+    plain = kind_rest.replace(b'"', b"") in (b"", b"charset=utf-8")
+    if (kind == _FORM and not plain) or (kind != _FORM and decides):
         return Refusal(
             Code.UNSUPPORTED_BODY,
-            f"{access.title} takes a body of type {_FORM.decode()}",
-            "send the amount as a form field",
+            f"{access.title} takes a body of type {_FORM.decode()}, in UTF-8",
+            "send its fields as a form",
         )
     try:
         form = read_form(body)
     except FormError as error:
-        if decides:
-            return Refusal(Code.MALFORMED_REQUEST, f"the body can't be read: {error}")
-        return _NO_FORM
+        return Refusal(Code.MALFORMED_REQUEST, f"the body can't be read: {error}")
     if form.mentions(("_method",)) is not None:
         return Refusal(Code.AMBIGUOUS_REQUEST, "the body overrides the method")
     return form

@@ -77,7 +77,9 @@ async def exchange(plane: "Plane", request: Request) -> None:
                 if body is None and head.has_body:
                     await _stream_up(request, connection)
                 answer = await connection.answer(pool.limits.first_byte_s)
-                call.heard(answer.get(access.vendor.request_id_header))
+                request_id = answer.get(access.vendor.request_id_header)
+                if request_id is not None and not plane.scrubber(credential).finds(request_id):
+                    call.heard(request_id)
                 # The answer goes back as it comes, without the secret; read to its end, it settles the hold.
                 await _pass_back(plane, call, flight, connection, answer, credential, pool)
     except Refused as refused:
@@ -110,15 +112,16 @@ async def _pass_back(
     vendor = credential.vendor
     if 300 <= answer.status < 400:
         raise Refused(Refusal(Code.UPSTREAM_REDIRECT, f"{vendor} answered with a redirect; none is followed"))
-    if answer.get(b"content-encoding") not in (None, b"identity"):
+    if any(name == b"content-encoding" and value != b"identity" for name, value in answer.fields):
         raise Refused(
             Refusal(Code.UPSTREAM_INVALID, f"{vendor} encoded its answer though it was asked not to")
         )
     fields = _passed_on(answer, call.row.call_id)
     scrubber = plane.scrubber(credential)
-    reflected = scrubber.finds(b"\n".join(value for _, value in fields))
+    reflected = scrubber.finds(b"\n".join(text for pair in fields for text in pair))
     pieces = connection.body(pool.limits.silence_s)
-    if answer.length is not None and answer.length <= _WHOLE_BYTES:
+    whole_at_once = call.row.method != "HEAD"  # whose answer has a length and no body
+    if whole_at_once and answer.length is not None and answer.length <= _WHOLE_BYTES:
         whole = b"".join([piece async for piece in pieces])
         flight.landed(answer, whole, credential)
         if reflected or scrubber.finds(whole):
@@ -184,7 +187,8 @@ def _reflected(vendor: str) -> Refusal:
 
 
 def _passed_on(answer: Answer, call_id: str) -> Fields:
-    named = {name.strip(b" \t").lower() for name in (answer.get(b"connection") or b"").split(b",")}
+    options = b",".join(value for name, value in answer.fields if name == b"connection")
+    named = {name.strip(b" \t").lower() for name in options.split(b",")}
     fields = [
         (name, value) for name, value in answer.fields if name not in _NOT_PASSED_ON and name not in named
     ]

@@ -19,6 +19,7 @@ class Scrubber:
         needles.add(quote(secret, safe="").encode())
         needles.add(json.dumps(secret)[1:-1].encode())
         needles.add("".join(f"%{byte:02X}" for byte in raw).encode())
+        needles.add("".join(f"%{byte:02x}" for byte in raw).encode())
         for lead in (b"", b"x", b"xx"):
             # Within longer base64 text the secret starts at any of three offsets; its first and last
             # characters depend on the neighbours, the middle does not.

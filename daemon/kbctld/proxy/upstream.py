@@ -138,6 +138,7 @@ class Connection(asyncio.Protocol):
         self._parser = httptools.HttpResponseParser(self)
         self._fields: list[tuple[bytes, bytes]] = []
         self._head_bytes = 0
+        self._field_bytes = 0
         self._informational = 0
         self._answer: Answer | None = None
         self._pieces: deque[bytes] = deque()
@@ -152,13 +153,18 @@ class Connection(asyncio.Protocol):
 
     # --- one request ----------------------------------------------------------------------------
 
+    @property
+    def ready(self) -> bool:
+        """Whether a request can be written to it; not once the vendor has begun to close."""
+        return not self.closed and self._transport is not None and not self._transport.is_closing()
+
     def send(self, data: bytes, *, head_only: bool) -> None:
         """Write a whole request. From here on its bytes have left.
 
         Raises:
             UpstreamError: the connection is already gone; nothing was written.
         """
-        if self.closed or self._transport is None or self._transport.is_closing():
+        if not self.ready or self._transport is None:
             raise UpstreamError(Failure.UNREACHABLE, "the connection was closed", sent=False)
         self._begin(head_only=head_only)
         self._written = True
@@ -305,10 +311,13 @@ class Connection(asyncio.Protocol):
             self._fail("it sent trailers")
             return
         self._fields.append((name.lower(), value))
-        if len(self._fields) > _FIELDS_MAX:
-            self._fail("its answer has too many header fields")
+        self._field_bytes += len(name) + len(value)
+        if len(self._fields) > _FIELDS_MAX or self._field_bytes > _HEAD_BYTES_MAX:
+            self._fail("the head of its answer is too large")
 
     def on_headers_complete(self) -> None:
+        if self._error is not None:
+            return
         status = self._parser.get_status_code()
         if status < 200:
             self._informational += 1
@@ -324,11 +333,17 @@ class Connection(asyncio.Protocol):
         if not lengths and not codings and not bodyless:
             self._fail("it does not say how long its answer is")
             return
-        self._reusable = self._parser.should_keep_alive()
+        # With some of the request unsent this answers what it has not read: the rest of it, which the agent
+        # chose, might be taken for a request of its own.
+        whole = self._transport is not None and self._transport.get_write_buffer_size() == 0
+        self._reusable = whole and self._parser.should_keep_alive()
         length = int(lengths[0]) if lengths else (0 if bodyless else None)
         self._answer = Answer(status, self._fields, length)
 
     def on_body(self, body: bytes) -> None:
+        if self._head_only:
+            self._fail("it sent a body to a HEAD request")
+            return
         self._pieces.append(body)
         self._buffered += len(body)
         if self._buffered > _BUFFER_HIGH and not self._paused and self._transport is not None:
@@ -347,6 +362,8 @@ class Connection(asyncio.Protocol):
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(False)
+        if self._stuffed is not None and (self._answer is not None or self._error is not None):
+            _fire(self._stuffed)  # whoever waits to send more need not
 
 
 class Pool:
@@ -402,7 +419,7 @@ class Pool:
         oldest = self.loop.time() - self.limits.idle_s
         while self._idle:
             connection = self._idle.pop()
-            if not connection.closed and connection.idle_since >= oldest:
+            if connection.ready and connection.idle_since >= oldest:
                 return connection
             connection.close()
         return None
@@ -445,6 +462,10 @@ class Pool:
                     f"all {self.limits.connections} connections to it are busy",
                     sent=False,
                 )
+        except asyncio.CancelledError:
+            if waiter.done() and not waiter.cancelled():
+                self._next_turn()  # it came too late for this one
+            raise
         finally:
             handle.cancel()
             if waiter in self._waiting:

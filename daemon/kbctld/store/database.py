@@ -74,8 +74,7 @@ async def open_database(path: Path, anchor_path: Path, *, accept_rollback: bool)
         if accept_rollback and not created:
             await _freeze(writer)
         height = await _height(writer)
-        reader = await aiosqlite.connect(f"{path.as_uri()}?mode=ro", uri=True)
-        await reader.execute("PRAGMA query_only = ON")
+        reader = await _open_reader(path)
     except sqlite3.Error as error:
         await writer.close()
         raise _damaged(path, error) from None
@@ -85,6 +84,20 @@ async def open_database(path: Path, anchor_path: Path, *, accept_rollback: bool)
     anchor = Anchor(anchor_path)
     anchor.reset(height)
     return Database(path, writer, reader, anchor, height, created)
+
+
+async def _open_reader(path: Path) -> aiosqlite.Connection:
+    """A connection that only reads; it sees the mode that the file is in, whatever the writer believes."""
+    reader = await aiosqlite.connect(f"{path.as_uri()}?mode=ro", uri=True)
+    try:
+        await reader.execute("PRAGMA query_only = ON")
+        # SQLite swallows an I/O error on the way to WAL: the writer then says "wal" all the same.
+        if await _one(reader, "PRAGMA journal_mode") != "wal":
+            raise _not_durable(path)
+    except BaseException:
+        await reader.close()
+        raise
+    return reader
 
 
 async def _compare(writer: aiosqlite.Connection, path: Path, anchor_path: Path) -> None:
@@ -177,12 +190,7 @@ async def _make_durable(writer: aiosqlite.Connection, path: Path) -> None:
     await writer.execute("PRAGMA journal_size_limit = 67108864")
     mode, synchronous = await _one(writer, "PRAGMA journal_mode"), await _one(writer, "PRAGMA synchronous")
     if (mode, synchronous) != ("wal", 2):
-        raise KbctlError(
-            "database_not_durable",
-            f"{path} can't be kept in WAL mode with full synchronisation on this file system",
-            "KBCTL_HOME=/a/folder/on/a/local/disk kbctl up",
-            Exit.INTEGRITY,
-        )
+        raise _not_durable(path)
 
 
 async def _migrate(writer: aiosqlite.Connection, path: Path) -> None:
@@ -243,5 +251,14 @@ def _damaged(path: Path, error: sqlite3.Error) -> KbctlError:
         "database_damaged",
         f"{path} can't be read: {error}",
         f"mv {path} {path}.damaged    # and put a backup in its place",
+        Exit.INTEGRITY,
+    )
+
+
+def _not_durable(path: Path) -> KbctlError:
+    return KbctlError(
+        "database_not_durable",
+        f"{path} can't be kept in WAL mode with full synchronisation on this file system",
+        "KBCTL_HOME=/a/folder/on/a/local/disk kbctl up",
         Exit.INTEGRITY,
     )

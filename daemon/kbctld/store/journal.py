@@ -165,7 +165,10 @@ class Journal:
         fold = self._folds.get(kind)
         if fold is None or row.ts_ns - fold.since_ns >= _FOLD_NS:
             if len(self._folds) > _FOLDS_MAX:
+                self._flush_all()
                 self._folds.clear()
+            elif fold is not None:
+                self._flush(fold)
             fold = self._folds[kind] = _Fold(row.ts_ns)
         fold.seen += 1
         if fold.seen > _FOLD_ROWS:
@@ -189,6 +192,11 @@ class Journal:
         fold.waiting = False
         if fold.row is not None:
             self.finish(fold.row)
+
+    def _flush_all(self) -> None:
+        for fold in self._folds.values():
+            if fold.waiting:
+                self._flush(fold)
 
     async def change(self, statements: Iterable[Statement]) -> None:
         """Record a change that is not a call; returns when it is durable.
@@ -227,9 +235,7 @@ class Journal:
 
     async def close(self) -> None:
         """Write what waits, then stop."""
-        for fold in self._folds.values():
-            if fold.waiting:
-                self._flush(fold)
+        self._flush_all()
         self._closing = True
         self._wake.set()
         await self._task

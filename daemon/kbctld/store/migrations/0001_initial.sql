@@ -94,7 +94,7 @@ CREATE TABLE object (
 
 CREATE VIEW calls AS
 SELECT c.call_id,
-       strftime('%Y-%m-%dT%H:%M:%fZ', c.ts_ns / 1000000000.0, 'unixepoch') AS ts,
+       strftime('%Y-%m-%dT%H:%M:%fZ', c.ts_ns / 1000000 / 1000.0, 'unixepoch') AS ts,
        k.key_id                                                            AS vault_key_id,
        NULL                                                                AS parent_key_id,
        k.tenant,
