@@ -13,6 +13,7 @@ import os
 import resource
 import signal
 import socket
+import sqlite3
 import stat
 import sys
 import time
@@ -41,7 +42,8 @@ from kbctld.proxy.upstream import Pool, read_origin, verifying_context
 from kbctld.secrets.secret import Secret
 from kbctld.secrets.store import MemoryStore, SecretStore, first_choice, open_store
 from kbctld.store import queries
-from kbctld.store.database import Database, open_database
+from kbctld.store.database import Database, open_database, unusable
+from kbctld.store.journal import JournalError
 from kbctld.vault import Vault
 
 log = logging.getLogger("kbctld")
@@ -136,7 +138,10 @@ class App:
             accept_rollback=options.accept_rollback,
         )
         vault = self._vault = Vault(self._database, self.vendors, self.rates)
-        await vault.load()
+        try:
+            await vault.load()
+        except sqlite3.Error as error:
+            raise unusable(self._database.path, error) from None
         store = await self._open_secrets(self._database, vault)
         credentials = self._credentials = Credentials(store, None if options.sandbox else vault.journal)
         if not options.sandbox:
@@ -176,9 +181,17 @@ class App:
             kind, notice = await first_choice(self._state)
             if notice:
                 self._notices.append(notice)
-            await vault.journal.change(
-                [("INSERT INTO meta (key, value) VALUES ('secrets_backend', ?)", (kind,))]
-            )
+            try:
+                await vault.journal.change(
+                    [("INSERT INTO meta (key, value) VALUES ('secrets_backend', ?)", (kind,))]
+                )
+            except JournalError as error:
+                raise KbctlError(
+                    "audit_unavailable",
+                    f"the choice could not be recorded: {error}",
+                    "kbctl logs",
+                    Exit.REFUSED,
+                ) from None
         return await open_store(
             kind, self._state, namespace=_namespace(self._home), passphrase=self.options.passphrase
         )
@@ -239,8 +252,9 @@ class App:
         routes = Routes(handlers.routes())
         server = Server(routes.handle, routes.reject, limits, admit=is_operator)
         self._servers.append(server)
-        server.serve(await asyncio.get_running_loop().create_unix_server(server.protocol, path=str(path)))
+        bound = _private_socket(path)
         self._socket_made = True
+        server.serve(await asyncio.get_running_loop().create_unix_server(server.protocol, sock=bound))
 
     def _catch_signals(self) -> None:
         loop = asyncio.get_running_loop()
@@ -490,6 +504,21 @@ def _listening(family: socket.AddressFamily, host: str, port: int) -> socket.soc
         listener.close()
         raise
     return listener
+
+
+def _private_socket(path: Path) -> socket.socket:
+    """Bound with its final mode: there is no moment in which others could connect."""
+    bound = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    before = os.umask(0o177)
+    try:
+        bound.bind(str(path))
+    except OSError:
+        bound.close()
+        raise
+    finally:
+        os.umask(before)
+    bound.setblocking(False)
+    return bound
 
 
 def _own_hosts(port: int) -> frozenset[bytes]:

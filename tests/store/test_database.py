@@ -295,11 +295,10 @@ def test_a_locked_database_does_not_start_and_is_not_called_empty(folder: Path) 
     """Somebody else holds the write lock for longer than a second."""
     use(folder)
     with locked(folder):
-        # Opening only reads; what then has to be written says so.
-        assert start(folder) == Height(3, 2)
+        assert start(folder) == Height(3, 2)  # so far it only reads
         with pytest.raises(KbctlError) as caught:
             start(folder, accept_rollback=True)
-    assert caught.value.exit_status is Exit.INTEGRITY
+    assert (caught.value.code, caught.value.exit_status) == ("database_locked", Exit.REFUSED)
 
 
 # --- first use and the operator's word --------------------------------------------------------------------
@@ -431,11 +430,13 @@ def test_D3_only_one_connection_can_write(folder: Path) -> None:
 def test_a_row_of_a_key_that_does_not_exist_is_refused(folder: Path) -> None:
     """Foreign keys are on, and money is a whole number or nothing."""
 
+    use(folder)
+
     async def main() -> None:
         async with opened(folder) as database:
             for sql in (
                 "INSERT INTO spend VALUES (99, 1, 1)",
-                "INSERT INTO call (call_id, ts_ns, amount_nano, outcome) VALUES ('c', 1, 0.5, 'x')",
+                "INSERT INTO spend VALUES (1, 1, 0.5)",
             ):
                 with pytest.raises(sqlite3.IntegrityError):
                     await database.writer.execute(sql)

@@ -120,8 +120,8 @@ async def _pass_back(
     scrubber = plane.scrubber(credential)
     reflected = scrubber.finds(b"\n".join(text for pair in fields for text in pair))
     pieces = connection.body(pool.limits.silence_s)
-    whole_at_once = call.row.method != "HEAD"  # whose answer has a length and no body
-    if whole_at_once and answer.length is not None and answer.length <= _WHOLE_BYTES:
+    has_body = call.row.method != "HEAD"  # what it answers has a length all the same
+    if has_body and answer.length is not None and answer.length <= _WHOLE_BYTES:
         whole = b"".join([piece async for piece in pieces])
         flight.landed(answer, whole, credential)
         if reflected or scrubber.finds(whole):

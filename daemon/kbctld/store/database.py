@@ -64,7 +64,7 @@ async def open_database(path: Path, anchor_path: Path, *, accept_rollback: bool)
         # IMMEDIATE: a deferred transaction that starts with a read fails at its first write, unwaited.
         writer = await aiosqlite.connect(path, isolation_level="IMMEDIATE", timeout=1.0)
     except sqlite3.Error as error:
-        raise _damaged(path, error) from None
+        raise unusable(path, error) from None
     try:
         created = await _identify(writer, path, fresh, _has_history(anchor_path))
         if not created and not accept_rollback:
@@ -77,7 +77,7 @@ async def open_database(path: Path, anchor_path: Path, *, accept_rollback: bool)
         reader = await _open_reader(path)
     except sqlite3.Error as error:
         await writer.close()
-        raise _damaged(path, error) from None
+        raise unusable(path, error) from None
     except BaseException:
         await writer.close()
         raise
@@ -246,7 +246,17 @@ def _integrity(code: str, message: str) -> KbctlError:
     return KbctlError(code, message, _ACCEPT, Exit.INTEGRITY)
 
 
-def _damaged(path: Path, error: sqlite3.Error) -> KbctlError:
+def unusable(path: Path, error: sqlite3.Error) -> KbctlError:
+    """What an error of SQLite's on the way up means: held by somebody, no room, or damaged."""
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+        return KbctlError(
+            "database_locked", f"another process holds {path}", f"fuser -v {path}", Exit.REFUSED
+        )
+    if code == sqlite3.SQLITE_FULL:
+        return KbctlError(
+            "disk_full", f"there is no room left to write {path}", f"df -h {path.parent}", Exit.REFUSED
+        )
     return KbctlError(
         "database_damaged",
         f"{path} can't be read: {error}",
