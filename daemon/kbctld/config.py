@@ -21,7 +21,7 @@ from msgspec import Meta, Struct
 from kbctl.errors import Exit, KbctlError
 from kbctl.paths import Home
 from kbctld.core.money import Rates, rates_from
-from kbctld.core.vendor import Vendor, VendorFileError, read_vendor
+from kbctld.core.vendor import UNREADABLE_TOML, Vendor, VendorFileError, read_vendor
 from kbctld.http1.server import Limits
 from kbctld.proxy.upstream import UpstreamLimits
 
@@ -108,7 +108,7 @@ def read_config(home: Home) -> Config:
     text = _owner_only(path)
     try:
         plain: dict[str, Any] = tomllib.loads(text, parse_float=Decimal)
-    except tomllib.TOMLDecodeError as error:
+    except UNREADABLE_TOML as error:
         raise _wrong(path, f"not TOML: {error}") from None
     try:
         # Seconds may be written 10 or 10.5; money and rates stay exact.

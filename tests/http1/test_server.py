@@ -341,12 +341,25 @@ def test_a_refusal_that_leaves_a_large_body_unread_says_that_it_closes(raw: byte
     inside(main, refuse)
 
 
-def test_a_client_in_the_middle_of_a_large_body_can_still_read_its_refusal() -> None:
+@pytest.mark.parametrize("looks", ["meanwhile", "afterwards"])
+def test_a_client_that_sends_a_large_body_can_still_read_its_refusal(looks: str) -> None:
     async def main(it: House, agent: Agent) -> None:
-        upload = asyncio.create_task(agent.send(post(b"x" * 500_000), 65536))
+        upload = asyncio.create_task(agent.send(post(b"x" * LARGE), 65536))
+        if looks == "afterwards":
+            await upload
         reply = await agent.reply()
         assert (reply.status, reply.body, reply.whole, reply.reset) == (401, b"no", True, False)
         await upload
+
+    inside(main, refuse)
+
+
+def test_but_not_without_end() -> None:
+    async def main(it: House, agent: Agent) -> None:
+        await agent.send(post(b"", length=10 * LARGE))
+        for _ in range(10):
+            await agent.send(b"x" * LARGE)
+        await it.empty()
 
     inside(main, refuse)
 

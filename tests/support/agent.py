@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import socket
+import struct
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -67,6 +69,8 @@ class Agent:
     async def send(self, data: bytes, step: int | None = None) -> None:
         """Send, in pieces of ``step`` bytes that the loop does not join; a hang-up is no error."""
         for start in range(0, len(data), step or len(data) or 1):
+            if self.writer.is_closing():
+                return
             self.say(data[start : start + (step or len(data))])
             try:
                 await self.writer.drain()
@@ -129,3 +133,9 @@ class Agent:
 
     def close(self) -> None:
         self.writer.transport.abort()
+
+    def reset(self) -> None:
+        """RST, not FIN: a half-closed agent still gets its answer, one that is gone does not."""
+        held = self.writer.get_extra_info("socket")
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.close()

@@ -75,12 +75,19 @@ class Line:
         return arrived
 
     async def say(self, data: bytes) -> None:
+        if self.writer.is_closing():
+            raise ConnectionResetError
         self.writer.write(data)
         await self.writer.drain()
 
     async def hear_out(self) -> bytes:
         """Everything until the daemon hangs up."""
         return await self.reader.read()
+
+    def stop_reading(self) -> None:
+        transport = self.writer.transport
+        assert hasattr(transport, "pause_reading")
+        transport.pause_reading()
 
     def half_close(self) -> None:
         self.writer.write_eof()

@@ -3,7 +3,7 @@
 import asyncio
 import hashlib
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
@@ -68,6 +68,8 @@ class World:
     port: int
     key: str
     grant: Grant
+    around: Callable[[Coroutine[Any, Any, None]], Awaitable[None]] | None = None
+    """Wraps the work on each request, for tests that disturb it."""
     busy: int = 0
     _calm: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -175,10 +177,10 @@ class World:
     async def reject(self, request: Request, bad: BadHead) -> None:
         await self._counted(self.plane.reject(request, bad))
 
-    async def _counted(self, work: Any) -> None:
+    async def _counted(self, work: Coroutine[Any, Any, None]) -> None:
         self.busy += 1
         try:
-            await work
+            await (work if self.around is None else self.around(work))
         finally:
             self.busy -= 1
             self._calm.set()

@@ -32,6 +32,9 @@ _NEVER_FORWARDED = frozenset(
     "proxy-authorization proxy-connection te trailer transfer-encoding upgrade via x-api-key".split()
 )
 
+# tomllib lets more than its own error (a ValueError) through: numbers beyond any bound, deep nesting.
+UNREADABLE_TOML = (ValueError, ArithmeticError, RecursionError)
+
 Text = Annotated[str, Meta(min_length=1)]
 
 
@@ -198,7 +201,7 @@ def read_vendor(text: str) -> Vendor:
     """
     try:
         plain: dict[str, Any] = tomllib.loads(text, parse_float=Decimal)
-    except tomllib.TOMLDecodeError as error:
+    except UNREADABLE_TOML as error:
         raise VendorFileError(f"not TOML: {error}") from None
     try:
         file = msgspec.convert(plain, VendorFile, builtin_types=(Decimal,))

@@ -26,7 +26,8 @@ _STATUS_LINES = {
 _CHUNK_LINE = re.compile(rb"([0-9A-Fa-f]{1,8})\r\n")
 _LONE_LF = re.compile(rb"(?<!\r)\n")
 _BUFFER_HIGH = 256 * 1024
-_LINGER_BYTES = 1024 * 1024
+# More than a body may have: a client that sends all of a refused one before it looks still sees why.
+_LINGER_BYTES = 16 * 1024 * 1024
 _LINGER_S = 2.0
 # What is left of a refused request's body is read and thrown away up to this size; beyond it we close.
 _SKIP_BYTES = 64 * 1024
