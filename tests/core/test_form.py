@@ -290,3 +290,191 @@ def test_an_object_is_read_flat_for_the_record() -> None:
     """metadata[key]=value becomes a mapping; later ones win, and other fields are no part of it."""
     form = read_form(b"metadata[run]=1&metadata[run]=2&metadata[a][b]=3&metadata=4&meta[x]=5&metadata[y=6")
     assert form.object("metadata") == {"run": "2", "a][b": "3"}
+
+
+# --- fields of rules: metadata.tier stands as metadata[tier] -------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        pytest.param("metadata[tier]=gold&metadata[tier]=x", id="twice"),
+        pytest.param("metadata[tier]=gold&metadata[tier]=gold", id="twice the same"),
+        pytest.param("metadata[tier]=gold&metadata%5Btier%5D=x", id="twice, once in escapes"),
+        pytest.param("metadata[tier]=gold&metadata[ti%65r]=x", id="twice, a letter in escapes"),
+        pytest.param("metadata.tier=gold", id="with a dot"),
+        pytest.param("metadata[tier]=gold&metadata.tier=x", id="beside one with a dot"),
+        pytest.param("metadata[tier]=gold& metadata[tier]=x", id="beside one with a blank in front"),
+        pytest.param("metadata[tier]=gold&metadata[tier]+=x", id="beside one with a blank behind"),
+        pytest.param("metadata[tier]=gold&metadata[+tier]=x", id="beside one with a blank inside"),
+        pytest.param(
+            "metadata[tier]=gold&metadata+[tier]=x", id="beside one with a blank before the bracket"
+        ),
+        pytest.param("metadata[tier]=gold&metadata[tier][]=x", id="beside an array"),
+        pytest.param("metadata[tier][]=gold", id="an array"),
+        pytest.param("metadata[tier][0]=gold", id="an array with a number"),
+        pytest.param("metadata[tier]=gold&metadata[tier][x]=x", id="beside an object"),
+        pytest.param("metadata[tier]=gold&Metadata[tier]=x", id="beside a capital"),
+        pytest.param("metadata[TIER]=gold", id="capitals"),
+        pytest.param("metadata[tier]=gold&metadata=", id="beside a text that clears them all"),
+        pytest.param("metadata=gold", id="a text for the parent"),
+        pytest.param("metadata[]=gold", id="an array for the parent"),
+        pytest.param("metadata[][tier]=gold", id="in an array"),
+        pytest.param("metadata[tier=gold", id="an open bracket"),
+        pytest.param("metadata]tier=gold", id="the wrong bracket"),
+        pytest.param("metadata[tier]=gold&metadata[tier]x=x", id="beside one with something behind"),
+        pytest.param("metadata[tier]=gold&[metadata][tier]=x", id="beside one all in brackets"),
+        pytest.param("metadata[tier]=gold&[]metadata[tier]=x", id="beside one behind brackets"),
+        pytest.param("metadata[[tier]]=gold", id="double brackets"),
+        pytest.param("metadata[tier]=gold;metadata[tier]=x", id="a semicolon"),
+        pytest.param("x=1;metadata.tier=gold", id="behind a semicolon only"),
+        pytest.param("metadata[tier]=gold&x=1;METADATA[tier]=x", id="capitals behind a semicolon"),
+        pytest.param("metadata[tier]=gold&x=1;y=2", id="a semicolon elsewhere"),
+    ],
+)
+def test_P9_a_nested_field_with_two_readings_is_ambiguous(raw: str) -> None:
+    """Whatever some parser takes for metadata[tier], for its parent or for something in it is refused."""
+    with pytest.raises(AmbiguousFieldError, match=r"^metadata\.tier$"):
+        read_form(raw.encode()).values("metadata.tier")
+
+
+@pytest.mark.parametrize(
+    ("raw", "field"),
+    [
+        pytest.param("my.meta[tier]=x", "my_meta.tier", id="a dot in the parent"),
+        pytest.param("my+meta[tier]=x", "my_meta.tier", id="a blank in the parent"),
+        pytest.param("my_meta[tier]=gold&my[meta=x", "my_meta.tier", id="an open bracket over the parent"),
+        pytest.param("amount[to_capture=9", "amount_to_capture", id="an open bracket in a plain name"),
+        pytest.param("a[b.c]=9", "a.b.c", id="a dot below"),
+        pytest.param("a.b[c]=9", "a.b.c", id="a dot above"),
+        pytest.param("a[b]=9", "a.b.c", id="a text on the way"),
+        pytest.param("amount=1&amount.x=9", "amount", id="something below a plain name"),
+        pytest.param("To=1&to=9", "To", id="a small letter beside a capital"),
+        pytest.param("To[]=1", "To", id="an array of a name with a capital"),
+    ],
+)
+def test_P9_dots_blanks_and_open_brackets_join_other_names(raw: str, field: str) -> None:
+    """PHP and readers of dotted names see the field in keys that look like another one's."""
+    with pytest.raises(AmbiguousFieldError, match=rf"^{re.escape(field)}$"):
+        read_form(raw.encode()).values(field)
+
+
+@pytest.mark.parametrize(
+    ("raw", "field", "values"),
+    [
+        pytest.param("metadata[tier]=gold", "metadata.tier", ("gold",), id="nested"),
+        pytest.param("metadata%5Btier%5D=gold", "metadata.tier", ("gold",), id="in escapes"),
+        pytest.param("a[b][c]=1", "a.b.c", ("1",), id="nested twice"),
+        pytest.param("amount=5", "amount", ("5",), id="plain"),
+        pytest.param("amount=", "amount", ("",), id="empty"),
+        pytest.param("To=%2B1555", "To", ("+1555",), id="a plus in escapes"),
+        pytest.param("To=+1555", "To", (" 1555",), id="a plus is a blank"),
+        pytest.param(
+            "metadata[tier]=gold&metadata[tier_2]=x&metadata[tiers]=y",
+            "metadata.tier",
+            ("gold",),
+            id="longer",
+        ),
+        pytest.param(
+            "metadata[tier]=gold&x[metadata][tier]=y&tier=z", "metadata.tier", ("gold",), id="elsewhere"
+        ),
+        pytest.param("metadata[amount]=9&amount=5", "amount", ("5",), id="an amount in the metadata"),
+        pytest.param("x=1%3Bmetadata&metadata[tier]=gold", "metadata.tier", ("gold",), id="; in escapes"),
+        pytest.param(
+            "metadata[x]=1&metadata.y=2&metadata_tier=3", "metadata.tier", None, id="neighbours only"
+        ),
+        pytest.param("x=1;y=2", "metadata.tier", None, id="a semicolon without the field"),
+        pytest.param("[]=1&.=2&=3", "metadata.tier", None, id="names of nothing"),
+        pytest.param("", "amount", None, id="an empty form"),
+    ],
+)
+def test_a_rule_reads_a_field_with_one_reading(raw: str, field: str, values: tuple[str, ...] | None) -> None:
+    """One plain occurrence is given, decoded once; what no parser could see is None."""
+    assert read_form(raw.encode()).values(field) == values
+
+
+@settings(max_examples=800)
+@given(hostile_forms(), st.sampled_from(NAMES))
+def test_P9_a_rule_reads_as_strictly_as_a_price(raw: str, name: str) -> None:
+    """Where a price would be refused for two readings a rule is too; otherwise both read the same."""
+    try:
+        form = read_form(raw.encode())
+        values = form.values(name)
+    except (FormError, AmbiguousFieldError):
+        return
+    assert form.one(name) == (values[0] if values else None)
+
+
+def nests_dots(raw: str) -> object:
+    """Like Node's qs where it allows dots: metadata.tier and metadata[tier] are the same."""
+    return nested(raw, lambda key: [piece for piece in re.split(r"[.\[\]]", key) if piece])
+
+
+def nests_like_php(raw: str) -> object:
+    """Like PHP: blanks and dots before the first bracket, and one left open, become underscores."""
+
+    def path(key: str) -> list[str]:
+        base, bracket, rest = key.lstrip(" ").partition("[")
+        if bracket and "]" not in rest:
+            base, rest = f"{base}_{rest}", ""
+        below = re.findall(r"\[([^\]]*)\]", "[" + rest) if bracket else []
+        return [re.sub("[ .]", "_", base), *(piece or "0" for piece in below)] if base else []
+
+    return nested(raw, path)
+
+
+def nests_without_case(raw: str) -> object:
+    """Like Go and its kin: names inside brackets are trimmed and compared without case."""
+    return nested(raw, lambda key: [piece.strip().lower() for piece in re.split(r"[\[\]]", key) if piece])
+
+
+def nested(raw: str, path: Callable[[str], list[str]]) -> object:
+    """metadata.tier of a tree that fills from left to right; a text in the way is replaced, and replaces."""
+    tree: dict[str, object] = {}
+    for key, value in parse_qsl(raw, keep_blank_values=True):
+        *parents, last = path(key) or [""]
+        here = tree
+        for parent in parents:
+            below = here.get(parent)
+            if not isinstance(below, dict):
+                below = here[parent] = {}
+            here = below
+        here[last] = value
+    inner = tree.get("metadata")
+    return inner.get("tier") if isinstance(inner, dict) else None
+
+
+NESTED_READERS = [nests_dots, nests_like_php, nests_without_case]
+NESTED_KEYS = st.sampled_from(
+    "metadata[tier] metadata[tier] metadata%5Btier%5D metadata.tier Metadata[tier] metadata[Tier] metadata "
+    "metadata[] metadata[tier][] metadata[tier][x] metadata[tier_2] metadata[ti%65r] +metadata[tier] "
+    "metadata[+tier] metadata[tier metadata_tier x[metadata][tier] [metadata][tier] tier".split()
+)
+NESTED_FORMS = st.lists(
+    st.builds("{}={}".format, NESTED_KEYS, st.sampled_from("gold gold x".split())), max_size=3
+).map("&".join)
+
+
+def ours_nested(raw: str) -> tuple[bool, str | None]:
+    """Whether our reading of metadata.tier stands, and what it is."""
+    try:
+        return True, (read_form(raw.encode()).values("metadata.tier") or (None,))[0]
+    except AmbiguousFieldError:
+        return False, None
+
+
+@settings(max_examples=800)
+@given(NESTED_FORMS)
+def test_P10_where_we_read_a_nested_field_every_reader_reads_the_same(raw: str) -> None:
+    """A nested field that we accept, or take as absent, is the same to readers that build trees."""
+    stands, value = ours_nested(raw)
+    if stands:
+        assert [reader(raw) for reader in NESTED_READERS] == [value] * len(NESTED_READERS)
+
+
+@pytest.mark.parametrize("reader", NESTED_READERS, ids=lambda reader: str(reader.__name__))
+def test_P10_control_naive_readers_disagree_on_nested_fields(reader: Callable[[str], object]) -> None:
+    """The same generator finds a form that a plain lookup and this reader read differently: we refuse it."""
+    raw = find(NESTED_FORMS, lambda raw: reader(raw) != first_wins(raw, "metadata[tier]"), settings=THOROUGH)
+    assert ours_nested(raw) == (False, None)
+    assert ours_nested("metadata[tier]=gold&metadata[tier_2]=x") == (True, "gold")

@@ -9,7 +9,7 @@ as ambiguous, never repaired.
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from urllib.parse import unquote_to_bytes
+from urllib.parse import unquote_to_bytes, urlencode
 
 FIELDS_MAX = 1_000
 """Far above what an SDK sends (metadata is 50 keys); bounds the work of one request."""
@@ -52,6 +52,26 @@ class Form:
             raise AmbiguousFieldError(name)
         return found
 
+    def values(self, field: str) -> tuple[str, ...] | None:
+        """What a rule on this field must hold for; None where it is absent.
+
+        Args:
+            field: a path of names joined by dots: ``metadata.tier`` stands here as ``metadata[tier]``.
+
+        Raises:
+            AmbiguousFieldError: where ``one`` would; it also stands as ``metadata.tier``, or the form has
+                something in its way or below it: ``metadata=``, ``metadata[tier][x]=``.
+        """
+        path = field.split(".")
+        name = path[0] + "".join(f"[{segment}]" for segment in path[1:])
+        folded = [_fold(segment) for segment in path]
+        found = [value for key, value in self.pairs if key == name]
+        if len(found) > 1 or any(key != name and _could_reach(key, folded) for key, _ in self.pairs):
+            raise AmbiguousFieldError(field)
+        if self.has_semicolon and self._mentions(path[0]):
+            raise AmbiguousFieldError(field)
+        return tuple(found) or None
+
     def mentions(self, names: Iterable[str]) -> str | None:
         """The first of these names that any parser could see in here; for places where none belongs."""
         for name in names:
@@ -64,6 +84,10 @@ class Form:
     def _mentions(self, name: str) -> bool:
         folded = _fold(name)
         return any(folded in _fold(key) or folded in _fold(value) for key, value in self.pairs)
+
+    def canonical(self) -> bytes:
+        """The same bytes for the same fields, in whatever order and spelling they were sent."""
+        return urlencode(sorted(self.pairs)).encode()
 
     def object(self, name: str) -> dict[str, str]:
         """``name[key]=value`` fields as a flat mapping; later ones win. For records, never for decisions."""
@@ -117,3 +141,14 @@ def _could_be(key: str, name: str) -> bool:
     # Rack 2 skips brackets of either kind in front, and ends the name at the next one.
     root = key.strip().lstrip(_BRACKETS).replace("]", "[").partition("[")[0]
     return _fold(name) in (_fold(root), _fold(key))
+
+
+def _could_reach(key: str, path: list[str]) -> bool:
+    """Whether the laxest reader sees the folded path, a part of its way, or something below it there."""
+    with_dots = re.split(r"[\[\].]", key)  # a dot joins names too
+    with_brackets = re.split(r"[\[\]]", key)  # a dot is a "_"
+    for pieces in (with_dots, with_brackets, [key]):
+        seen = [piece for piece in map(_fold, pieces) if piece]
+        if seen and all(want == have for want, have in zip(path, seen, strict=False)):
+            return True
+    return False
