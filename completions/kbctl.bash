@@ -2,7 +2,7 @@
 
 _kbctl() {
     local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD-1]}
-    local command=kbctl options words at
+    local command=kbctl options words files at
     COMPREPLY=()
     # bash splits --option=value at the sign
     if [[ $cur == "=" ]]; then cur=""
@@ -10,7 +10,7 @@ _kbctl() {
     fi
     for ((at = 1; at < COMP_CWORD; at++)); do
         case "$command ${COMP_WORDS[at]}" in
-            "kbctl up"|"kbctl down"|"kbctl status"|"kbctl logs"|"kbctl issue"|"kbctl keys"|"kbctl show"|"kbctl revoke"|"kbctl audit"|"kbctl demo"|"kbctl completion"|"kbctl credential"|"kbctl credential set"|"kbctl credential list"|"kbctl credential remove") command+=" ${COMP_WORDS[at]}" ;;
+            "kbctl up"|"kbctl down"|"kbctl status"|"kbctl logs"|"kbctl issue"|"kbctl keys"|"kbctl show"|"kbctl pause"|"kbctl resume"|"kbctl revoke"|"kbctl audit"|"kbctl spend"|"kbctl changes"|"kbctl sql"|"kbctl demo"|"kbctl completion"|"kbctl credential"|"kbctl credential set"|"kbctl credential list"|"kbctl credential remove"|"kbctl policy"|"kbctl policy set"|"kbctl policy apply"|"kbctl policy list"|"kbctl policy show"|"kbctl policy remove"|"kbctl tenant"|"kbctl tenant set"|"kbctl tenant list"|"kbctl tenant show"|"kbctl vendor"|"kbctl vendor list"|"kbctl token"|"kbctl token create"|"kbctl token list"|"kbctl token revoke") command+=" ${COMP_WORDS[at]}" ;;
         esac
     done
     case "$command $prev" in
@@ -20,25 +20,77 @@ _kbctl() {
             return ;;
         "kbctl issue --cap")
             COMPREPLY=($(compgen -W "none" -- "$cur")); return ;;
+        "kbctl issue --total-cap")
+            COMPREPLY=($(compgen -W "none" -- "$cur")); return ;;
+        "kbctl issue --call-cap")
+            COMPREPLY=($(compgen -W "none" -- "$cur")); return ;;
+        "kbctl issue --requests")
+            COMPREPLY=($(compgen -W "none" -- "$cur")); return ;;
+        "kbctl issue --rate")
+            COMPREPLY=($(compgen -W "none" -- "$cur")); return ;;
+        "kbctl issue --loop")
+            COMPREPLY=($(compgen -W "none" -- "$cur")); return ;;
+        "kbctl issue --on-loop")
+            COMPREPLY=($(compgen -W "deny pause" -- "$cur")); return ;;
         "kbctl issue --ttl")
             COMPREPLY=($(compgen -W "never" -- "$cur")); return ;;
-        "kbctl issue --tenant"|"kbctl issue --total-cap"|"kbctl issue --call-cap"|"kbctl issue --vendor"|"kbctl issue --allow"|"kbctl issue --deny"|"kbctl issue --label"|"kbctl issue --meta"|"kbctl issue --credential")
+        "kbctl issue --tenant"|"kbctl issue --vendor"|"kbctl issue --allow"|"kbctl issue --deny"|"kbctl issue --param"|"kbctl issue --policy"|"kbctl issue --parent"|"kbctl issue --label"|"kbctl issue --meta"|"kbctl issue --credential")
             return ;;
         "kbctl keys --status")
-            COMPREPLY=($(compgen -W "active frozen revoked expired all" -- "$cur")); return ;;
+            COMPREPLY=($(compgen -W "active paused frozen revoked expired all" -- "$cur")); return ;;
         "kbctl keys --tenant"|"kbctl keys --label")
             return ;;
         "kbctl revoke --tenant"|"kbctl revoke --label")
             return ;;
         "kbctl audit --label"|"kbctl audit --tenant"|"kbctl audit --key"|"kbctl audit --vendor"|"kbctl audit --since"|"kbctl audit --from"|"kbctl audit --to"|"kbctl audit --limit")
             return ;;
+        "kbctl spend --by")
+            COMPREPLY=($(compgen -W "key tenant vendor label agent run day" -- "$cur")); return ;;
+        "kbctl spend --since"|"kbctl spend --from"|"kbctl spend --to")
+            return ;;
+        "kbctl changes --subject"|"kbctl changes --since"|"kbctl changes --from"|"kbctl changes --to"|"kbctl changes --limit")
+            return ;;
         "kbctl credential set --vendor")
+            return ;;
+        "kbctl policy set --cap")
+            COMPREPLY=($(compgen -W "none" -- "$cur")); return ;;
+        "kbctl policy set --total-cap")
+            COMPREPLY=($(compgen -W "none" -- "$cur")); return ;;
+        "kbctl policy set --call-cap")
+            COMPREPLY=($(compgen -W "none" -- "$cur")); return ;;
+        "kbctl policy set --requests")
+            COMPREPLY=($(compgen -W "none" -- "$cur")); return ;;
+        "kbctl policy set --rate")
+            COMPREPLY=($(compgen -W "none" -- "$cur")); return ;;
+        "kbctl policy set --loop")
+            COMPREPLY=($(compgen -W "none" -- "$cur")); return ;;
+        "kbctl policy set --on-loop")
+            COMPREPLY=($(compgen -W "deny pause" -- "$cur")); return ;;
+        "kbctl policy set --ttl")
+            COMPREPLY=($(compgen -W "never" -- "$cur")); return ;;
+        "kbctl policy set --vendor"|"kbctl policy set --allow"|"kbctl policy set --deny"|"kbctl policy set --param")
+            return ;;
+        "kbctl tenant set --cap")
+            COMPREPLY=($(compgen -W "none" -- "$cur")); return ;;
+        "kbctl tenant set --total-cap")
+            COMPREPLY=($(compgen -W "none" -- "$cur")); return ;;
+        "kbctl tenant set --call-cap")
+            COMPREPLY=($(compgen -W "none" -- "$cur")); return ;;
+        "kbctl tenant set --requests")
+            COMPREPLY=($(compgen -W "none" -- "$cur")); return ;;
+        "kbctl tenant set --rate")
+            COMPREPLY=($(compgen -W "none" -- "$cur")); return ;;
+        "kbctl token create --scope")
+            COMPREPLY=($(compgen -W "read issue admin" -- "$cur")); return ;;
+        "kbctl token create --ttl")
+            COMPREPLY=($(compgen -W "never" -- "$cur")); return ;;
+        "kbctl token create --note")
             return ;;
     esac
     case "$command" in
         "kbctl")
             options="--version --help -h"
-            words="up down status logs issue keys show revoke audit demo completion credential" ;;
+            words="up down status logs issue keys show pause resume revoke audit spend changes sql demo completion credential policy tenant vendor token" ;;
         "kbctl up")
             options="--sandbox --port --upstream --foreground --accept-rollback --passphrase-stdin --json --help -h"
             words="" ;;
@@ -52,19 +104,34 @@ _kbctl() {
             options="--follow -f --lines -n --help -h"
             words="" ;;
         "kbctl issue")
-            options="--tenant --cap --total-cap --call-cap --vendor --allow --deny --ttl --label --meta --credential --json --help -h"
+            options="--tenant --cap --total-cap --call-cap --vendor --allow --deny --param --requests --rate --loop --on-loop --ttl --policy --override --parent --label --meta --stamp --credential --json --help -h"
             words="" ;;
         "kbctl keys")
             options="--tenant --label --status --json --jsonl --csv --help -h"
             words="" ;;
         "kbctl show")
+            options="--tree --json --help -h"
+            words="" ;;
+        "kbctl pause")
+            options="--json --help -h"
+            words="" ;;
+        "kbctl resume")
             options="--json --help -h"
             words="" ;;
         "kbctl revoke")
-            options="--tenant --label --all --yes -y --json --help -h"
+            options="--tenant --label --all --abort --yes -y --json --help -h"
             words="" ;;
         "kbctl audit")
             options="--label --tenant --key --vendor --denied --unknown --since --from --to --limit --follow -f --json --jsonl --csv --help -h"
+            words="" ;;
+        "kbctl spend")
+            options="--by --since --from --to --json --csv --help -h"
+            words="" ;;
+        "kbctl changes")
+            options="--subject --since --from --to --limit --json --jsonl --csv --help -h"
+            words="" ;;
+        "kbctl sql")
+            options="--json --jsonl --csv --help -h"
             words="" ;;
         "kbctl demo")
             options="--json --help -h"
@@ -84,9 +151,58 @@ _kbctl() {
         "kbctl credential remove")
             options="--yes -y --help -h"
             words="" ;;
+        "kbctl policy")
+            options="--help -h"
+            words="set apply list show remove" ;;
+        "kbctl policy set")
+            options="--cap --total-cap --call-cap --vendor --allow --deny --param --requests --rate --loop --on-loop --ttl --stamp --live --json --help -h"
+            words="" ;;
+        "kbctl policy apply")
+            options="--live --dry-run --json --help -h"
+            words="" files=1 ;;
+        "kbctl policy list")
+            options="--json --help -h"
+            words="" ;;
+        "kbctl policy show")
+            options="--json --help -h"
+            words="" ;;
+        "kbctl policy remove")
+            options="--help -h"
+            words="" ;;
+        "kbctl tenant")
+            options="--help -h"
+            words="set list show" ;;
+        "kbctl tenant set")
+            options="--cap --total-cap --call-cap --requests --rate --json --help -h"
+            words="" ;;
+        "kbctl tenant list")
+            options="--json --help -h"
+            words="" ;;
+        "kbctl tenant show")
+            options="--json --help -h"
+            words="" ;;
+        "kbctl vendor")
+            options="--help -h"
+            words="list" ;;
+        "kbctl vendor list")
+            options="--json --help -h"
+            words="" ;;
+        "kbctl token")
+            options="--help -h"
+            words="create list revoke" ;;
+        "kbctl token create")
+            options="--scope --ttl --note --json --help -h"
+            words="" ;;
+        "kbctl token list")
+            options="--json --help -h"
+            words="" ;;
+        "kbctl token revoke")
+            options="--json --help -h"
+            words="" ;;
     esac
     if [[ $cur == -* ]]; then words=$options; fi
     COMPREPLY=($(compgen -W "$words" -- "$cur"))
+    if [[ $files && $cur != -* ]]; then COMPREPLY+=($(compgen -f -- "$cur")); fi
 }
 
 complete -F _kbctl kbctl

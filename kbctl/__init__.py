@@ -1,16 +1,18 @@
 """kbctl: a capped, revocable key of its own for every AI agent that spends money.
 
-The public Python API is :class:`Client`, :class:`AsyncClient` and :class:`KbctlError`. They are found on
-first use, because a command line that only prints its version must not load an HTTP library.
+The public Python API: :class:`Client` and :class:`AsyncClient` for who issues keys, :func:`derive` and
+:func:`whoami` for the agent that holds one, and :class:`KbctlError`. They are found on first use, because a
+command line that only prints its version must not load an HTTP library.
 """
 
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from kbctl.agent import derive, whoami
     from kbctl.client import AsyncClient, Client
     from kbctl.errors import KbctlError
 
-__all__ = ["AsyncClient", "Client", "KbctlError", "__version__"]
+__all__ = ["AsyncClient", "Client", "KbctlError", "__version__", "derive", "whoami"]
 
 __version__ = "0.1.0"
 
@@ -20,6 +22,10 @@ def __getattr__(name: str) -> Any:
         from kbctl import client
 
         return getattr(client, name)
+    if name in ("derive", "whoami"):
+        from kbctl import agent
+
+        return getattr(agent, name)
     if name == "KbctlError":
         from kbctl.errors import KbctlError
 

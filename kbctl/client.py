@@ -1,96 +1,118 @@
-"""The operator API in Python: one method per call, over the UNIX socket of the daemon.
+"""The operator API in Python: one method per call, over the UNIX socket of the daemon or its TCP port.
 
 What must stay true: every failure leaves here as a :class:`~kbctl.errors.KbctlError` with a code, a sentence
 and a remedy; nothing of the environment (proxies, netrc) steers a request; and no secret is handed to a
-socket that another user of this machine could have put there.
+socket that another user of this machine could have put there, or in plain text to another machine.
 
     from kbctl import Client
-    from kbctl.wire import IssueRequest
 
-    with Client() as kbctl:
-        key = kbctl.issue(IssueRequest(tenant="acme", daily_usd_cap=500))
-        print(key.key_id, key.vault_key)
+    with Client().issue(tenant="acme", cap=500, ttl="2h") as key:
+        run_agent(key.vault_key)
+    # revoked, however the block ended
 """
 
-import os
-import stat
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Generic, Self, TypeVar
-from urllib.parse import quote
+from typing import Any, Final, Self, TypeVar, Unpack, overload
 
 import httpx
-import msgspec
 
-from kbctl import wire
-from kbctl.errors import Exit, KbctlError
+from kbctl import calls, limits, wire
+from kbctl.calls import PAGE_MAX, AuditFilter, Call
+from kbctl.issued import AsyncIssuedKey, IssuedKey, Issuing
 from kbctl.paths import Home, home
+
+__all__ = ["PAGE_MAX", "AsyncClient", "AsyncIssuedKey", "AuditFilter", "Client", "IssuedKey", "Issuing"]
 
 T = TypeVar("T")
 
-PAGE_MAX: Final = 1000
-"""Rows of one audit page; the daemon's own limit."""
-
 # Above the slowest thing the daemon waits for: a keyring that has to be unlocked by a person.
 _TIMEOUT_S: Final = 90.0
-_EXITS: Final = {
-    400: Exit.USAGE,
-    413: Exit.USAGE,
-    415: Exit.USAGE,
-    422: Exit.USAGE,
-    401: Exit.REFUSED,
-    403: Exit.REFUSED,
-    409: Exit.REFUSED,
-    429: Exit.REFUSED,
-    404: Exit.NOT_FOUND,
-}
 
 
 @dataclass(frozen=True, slots=True)
-class AuditFilter:
-    """Which calls; every part narrows. Times are RFC 3339 in UTC. ``limit`` None or 0: all of them."""
+class _Place:
+    """Where the daemon is, and how it is spoken to."""
 
-    label_contains: str | None = None
-    tenant: str | None = None
-    key: str | None = None
-    vendor: str | None = None
-    denied: bool = False
-    unknown: bool = False
-    start: str | None = None
-    end: str | None = None
-    limit: int | None = None
+    socket: Path | None
+    url: str
+    token: str | None = field(repr=False)
+    timeout: float
+
+    @classmethod
+    def of(cls, chosen: Home | None, url: str | None, token: str | None, timeout: float) -> Self:
+        if url is None:
+            if token is not None:
+                raise TypeError("a token goes with a url; the socket needs none")
+            return cls((chosen or home()).socket, "http://localhost", None, timeout)
+        if chosen is not None or token is None:
+            raise TypeError("a url needs a token, and takes no home beside it")
+        return cls(None, calls.check_url(url, loopback_only=True), calls.header_safe(token, "token"), timeout)
+
+    @property
+    def name(self) -> str:
+        return self.url if self.socket is None else str(self.socket)
+
+    def check(self) -> None:
+        """Before every request: a socket can be replaced at any time."""
+        if self.socket is not None:
+            calls.check_owner(self.socket)
+
+    def settings(self) -> dict[str, Any]:
+        headers = {} if self.token is None else {"authorization": f"Bearer {self.token}"}
+        return {**calls.settings(self.url, self.timeout), "headers": headers}
+
+    def transport(self, *, keep: bool) -> dict[str, Any]:
+        """The connections: kept for the next call inside a ``with``, else closed after each."""
+        return {
+            "uds": None if self.socket is None else str(self.socket),
+            # Making a TLS context takes longer than asking the daemon; only https has a use for one.
+            "verify": self.url.startswith("https:"),
+            "trust_env": False,
+            "limits": httpx.Limits(max_keepalive_connections=None if keep else 0),
+        }
 
 
-@dataclass(frozen=True, slots=True)
-class _Call(Generic[T]):
-    """One request, before anything is sent."""
-
-    method: str
-    path: str
-    kind: type[T]
-    body: wire.Request | None = field(default=None, repr=False)
-    query: tuple[tuple[str, str], ...] = ()
-    any_api: bool = False
-    """Whether a daemon of another version may be asked this: stopping one must always work."""
+def _wanted(request: wire.IssueRequest | None, said: limits.Said) -> wire.IssueRequest:
+    if request is None:
+        return limits.from_keywords(said, "issue")
+    if said:
+        raise TypeError("issue() takes a request or keywords, not both")
+    if not isinstance(request, wire.IssueRequest):
+        raise TypeError(f"issue() takes a wire.IssueRequest or keywords, not a {type(request).__name__}")
+    return request
 
 
 class Client:
-    """Asks the daemon of one home; blocking.
+    """Asks the daemon; blocking.
+
+    Outside of ``with`` every call has its own connection, and there is nothing to close.
 
     Args:
         home: whose daemon; the one that ``KBCTL_HOME`` names when left out.
+        url: its TCP API instead, such as ``http://127.0.0.1:4815``; plain http only on this machine.
+        token: what that wants: an operator token, from ``kbctl token create``.
         timeout: seconds to wait for an answer.
     """
 
-    def __init__(self, home: Home | None = None, *, timeout: float = _TIMEOUT_S) -> None:
-        self._socket = _socket(home)
-        self._http = httpx.Client(transport=httpx.HTTPTransport(uds=str(self._socket)), **_settings(timeout))
+    def __init__(
+        self,
+        home: Home | None = None,
+        *,
+        url: str | None = None,
+        token: str | None = None,
+        timeout: float = _TIMEOUT_S,
+    ) -> None:
+        self._place = _Place.of(home, url, token, timeout)
+        self._http = self._open(keep=False)
         self.body: bytes = b""
         """What was answered last, byte for byte: what ``--json`` shows."""
 
     def __enter__(self) -> Self:
+        self._http.close()
+        self._http = self._open(keep=True)
         return self
 
     def __exit__(
@@ -99,20 +121,32 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """Give the connection back."""
+        """Give the connections back."""
         self._http.close()
+        self._http = self._open(keep=False)
+
+    @overload
+    def issue(self, request: wire.IssueRequest, /) -> IssuedKey: ...
+
+    @overload
+    def issue(self, /, **said: Unpack[limits.Said]) -> IssuedKey: ...
+
+    def issue(self, request: wire.IssueRequest | None = None, /, **said: Unpack[limits.Said]) -> IssuedKey:
+        """A new vault key, from a request or from keywords: ``issue(tenant="acme", cap=500)``.
+
+        The answer is the only place where it is ever seen. As ``with client.issue(...) as key:`` it is
+        revoked at the end of the block.
+        """
+        issued = self._ask(calls.issue(_wanted(request, said), IssuedKey))
+        return issued.issued_by(self)
 
     def status(self) -> wire.Status:
         """How the daemon is."""
-        return self._ask(_status())
+        return self._ask(calls.status())
 
     def shutdown(self) -> wire.ShutdownReply:
         """Drain and end the daemon; returns at once."""
-        return self._ask(_shutdown())
-
-    def issue(self, request: wire.IssueRequest) -> wire.IssuedKey:
-        """A new vault key. The answer is the only place where it is ever seen."""
-        return self._ask(_issue(request))
+        return self._ask(calls.shutdown())
 
     def keys(
         self,
@@ -122,79 +156,208 @@ class Client:
         status: str = "all",
         metadata: Mapping[str, str] | None = None,
     ) -> list[wire.Key]:
-        """The keys that match; ``status`` is active, frozen, revoked, expired or all."""
-        return self._ask(_keys(tenant, label, status, metadata)).keys
+        """The keys that match; ``status`` is active, paused, frozen, revoked, expired or all."""
+        bodies = self.key_bodies(tenant=tenant, label=label, status=status, metadata=metadata)
+        return [key for body in bodies for key in calls.decode(body, wire.KeyList).keys]
+
+    def key_bodies(
+        self,
+        *,
+        tenant: str | None = None,
+        label: str | None = None,
+        status: str = "all",
+        metadata: Mapping[str, str] | None = None,
+    ) -> Iterator[bytes]:
+        """The same, a page at a time, as the daemon wrote it: ``{"keys": [...]}``."""
+        call: Call[Any] | None = calls.keys(tenant, label, status, metadata)
+        while call is not None:
+            answer = self._send(call)
+            yield answer.content
+            call = calls.next_page(answer, call)
 
     def key(self, ref: str) -> wire.Key:
         """One key, by key id, a unique prefix of it, or the vault key itself."""
-        return self._ask(_key(ref))
+        return self._ask(calls.key(ref))
 
-    def revoke(self, ref: str) -> wire.RevokeReply:
-        """End one key at once; durable when this returns."""
-        return self._ask(_revoke(ref))
+    def tree(self, ref: str) -> wire.KeyTree:
+        """A key and everything derived from it."""
+        return self._ask(calls.tree(ref))
+
+    def pause(self, ref: str) -> wire.Key:
+        """Refuse the key's calls until it is resumed."""
+        return self._ask(calls.pause(ref))
+
+    def resume(self, ref: str) -> wire.Key:
+        """Let a paused or frozen key go on."""
+        return self._ask(calls.resume(ref))
+
+    def revoke(self, ref: str, *, abort: bool = False) -> wire.RevokeReply:
+        """End one key at once; durable when this returns. ``abort`` cuts its calls under way."""
+        return self._ask(calls.revoke(ref, abort=abort))
 
     def revoke_all(self, request: wire.RevokeRequest) -> wire.RevokeReply:
         """End several keys at once: a list, a tenant's, a label's, or all."""
-        return self._ask(_revoke_all(request))
+        return self._ask(calls.revoke_all(request))
+
+    def policies(self) -> list[wire.Policy]:
+        """The named sets of limits."""
+        return self._ask(calls.policies()).policies
+
+    def policy(self, name: str) -> wire.Policy:
+        """One of them."""
+        return self._ask(calls.policy(name))
+
+    def apply_policies(
+        self, policies: Iterable[wire.Policy], *, live: bool = False, dry_run: bool = False
+    ) -> wire.PolicyChanges:
+        """Set several policies, all or none. ``live`` pushes what changed to the keys that have them."""
+        return self._ask(calls.apply_policies(policies, live=live, dry_run=dry_run))
+
+    def set_policy(self, policy: wire.Policy, *, live: bool = False) -> wire.PolicyChanges:
+        """Add a policy, or replace it."""
+        return self._ask(calls.set_policy(policy, live=live))
+
+    def remove_policy(self, name: str) -> None:
+        """Forget a policy; its keys keep their limits."""
+        self._ask(calls.remove_policy(name))
+
+    def tenants(self) -> list[wire.Tenant]:
+        """The tenants, each with its spend."""
+        return self._ask(calls.tenants()).tenants
+
+    def tenant(self, name: str) -> wire.Tenant:
+        """One of them."""
+        return self._ask(calls.tenant(name))
+
+    def set_tenant(self, name: str, request: wire.TenantRequest) -> wire.Tenant:
+        """Limit all keys of a tenant together."""
+        return self._ask(calls.set_tenant(name, request))
+
+    def create_token(
+        self, *, scope: str = "admin", expires_in: str | None = None, note: str | None = None
+    ) -> wire.CreatedToken:
+        """A new operator token for the TCP API. The answer is the only place where it is ever seen."""
+        return self._ask(calls.create_token(wire.TokenRequest(scope=scope, expires_in=expires_in, note=note)))
+
+    def tokens(self) -> list[wire.Token]:
+        """The operator tokens, without the tokens."""
+        return self._ask(calls.tokens()).tokens
+
+    def revoke_token(self, token_id: str) -> wire.Token:
+        """End an operator token at once."""
+        return self._ask(calls.revoke_token(token_id))
+
+    def spend(self, by: str = "key", *, start: str | None = None, end: str | None = None) -> list[wire.Spend]:
+        """Spend by key, tenant, vendor, label, agent, run or day. Times are RFC 3339 in UTC."""
+        return self._ask(calls.spend(by, start, end))
+
+    def sql(self, query: str) -> wire.SqlReply:
+        """One read-only query of the audit database."""
+        return self._ask(calls.sql(query))
+
+    def vendors(self) -> list[wire.Vendor]:
+        """The vendors that the daemon knows."""
+        return self._ask(calls.vendors()).vendors
 
     def credentials(self) -> list[wire.Credential]:
         """The real secrets that the daemon holds, without the secrets."""
-        return self._ask(_credentials()).credentials
+        return self._ask(calls.credentials()).credentials
 
     def set_credential(self, name: str, secret: str, *, vendor: str | None = None) -> wire.Credential:
         """Store a real secret, or rotate it."""
-        return self._ask(_set_credential(name, secret, vendor))
+        return self._ask(calls.set_credential(name, secret, vendor))
 
     def remove_credential(self, name: str) -> None:
         """Forget a real secret."""
-        self._ask(_remove_credential(name))
+        self._ask(calls.remove_credential(name))
 
     def audit(self, wanted: AuditFilter | None = None) -> Iterator[list[wire.Call]]:
         """Calls, newest first, a page at a time as they are asked for."""
         for body in self.audit_bodies(wanted):
-            yield _decode(body, list[wire.Call])
+            yield calls.decode(body, list[wire.Call])
 
     def audit_bodies(self, wanted: AuditFilter | None = None) -> Iterator[bytes]:
         """The same pages as the daemon wrote them: JSON arrays."""
         wanted = wanted or AuditFilter()
-        call: _Call[list[Any]] | None = _audit(wanted)
-        left = wanted.limit or None
+        return self._bodies(calls.audit(wanted), wanted.limit)
+
+    def changes(
+        self,
+        *,
+        subject: str | None = None,
+        start: str | None = None,
+        end: str | None = None,
+        limit: int | None = None,
+    ) -> Iterator[list[wire.Change]]:
+        """What operators changed, newest first, a page at a time. ``limit`` None or 0: all of it."""
+        for body in self.change_bodies(subject=subject, start=start, end=end, limit=limit):
+            yield calls.decode(body, list[wire.Change])
+
+    def change_bodies(
+        self,
+        *,
+        subject: str | None = None,
+        start: str | None = None,
+        end: str | None = None,
+        limit: int | None = None,
+    ) -> Iterator[bytes]:
+        """The same pages as the daemon wrote them: JSON arrays."""
+        return self._bodies(calls.changes(subject, start, end, limit), limit)
+
+    def _bodies(self, first: Call[Any], limit: int | None) -> Iterator[bytes]:
+        call: Call[Any] | None = first
+        left = limit or None
         while call is not None:
             answer = self._send(call)
-            body, rows = _page(answer, left)
+            body, rows = calls.page(answer, left)
             yield body
             left = None if left is None else left - rows
-            call = None if left is not None and left <= 0 else _next_page(answer)
+            call = None if left is not None and left <= 0 else calls.next_page(answer, call)
 
-    def _ask(self, call: _Call[T]) -> T:
-        return _read(self._send(call), call)
+    def _ask(self, call: Call[T]) -> T:
+        return calls.read(self._send(call), call)
 
-    def _send(self, call: _Call[Any]) -> httpx.Response:
-        _check_owner(self._socket)
+    def _send(self, call: Call[Any]) -> httpx.Response:
+        self._place.check()
         try:
-            answer = self._http.request(**_request(call))
+            answer = self._http.request(**calls.request(call))
         except httpx.HTTPError as error:
-            raise _unreachable(self._socket, error) from None
+            raise calls.unreachable(self._place.name, error) from None
         self.body = answer.content
-        _check_answer(answer, call)
+        calls.check_answer(answer, call)
         return answer
+
+    def _open(self, *, keep: bool) -> httpx.Client:
+        transport = httpx.HTTPTransport(**self._place.transport(keep=keep))
+        return httpx.Client(transport=transport, **self._place.settings())
 
 
 class AsyncClient:
     """The same for asyncio.
 
+    Outside of ``async with`` every call has its own connection, and there is nothing to close.
+
     Args:
         home: whose daemon; the one that ``KBCTL_HOME`` names when left out.
+        url: its TCP API instead, such as ``http://127.0.0.1:4815``; plain http only on this machine.
+        token: what that wants: an operator token, from ``kbctl token create``.
         timeout: seconds to wait for an answer.
     """
 
-    def __init__(self, home: Home | None = None, *, timeout: float = _TIMEOUT_S) -> None:
-        self._socket = _socket(home)
-        self._http = httpx.AsyncClient(
-            transport=httpx.AsyncHTTPTransport(uds=str(self._socket)), **_settings(timeout)
-        )
+    def __init__(
+        self,
+        home: Home | None = None,
+        *,
+        url: str | None = None,
+        token: str | None = None,
+        timeout: float = _TIMEOUT_S,
+    ) -> None:
+        self._place = _Place.of(home, url, token, timeout)
+        self._http = self._open(keep=False)
 
     async def __aenter__(self) -> Self:
+        await self._http.aclose()
+        self._http = self._open(keep=True)
         return self
 
     async def __aexit__(
@@ -205,18 +368,34 @@ class AsyncClient:
     async def close(self) -> None:
         """Give the connections back."""
         await self._http.aclose()
+        self._http = self._open(keep=False)
+
+    @overload
+    def issue(self, request: wire.IssueRequest, /) -> Issuing: ...
+
+    @overload
+    def issue(self, /, **said: Unpack[limits.Said]) -> Issuing: ...
+
+    def issue(self, request: wire.IssueRequest | None = None, /, **said: Unpack[limits.Said]) -> Issuing:
+        """A new vault key, from a request or from keywords: ``await issue(tenant="acme", cap=500)``.
+
+        As ``async with client.issue(...) as key:`` it is revoked at the end of the block.
+        """
+        wanted = _wanted(request, said)
+
+        async def ask() -> AsyncIssuedKey:
+            issued = await self._ask(calls.issue(wanted, AsyncIssuedKey))
+            return issued.issued_by(self)
+
+        return Issuing(ask)
 
     async def status(self) -> wire.Status:
         """How the daemon is."""
-        return await self._ask(_status())
+        return await self._ask(calls.status())
 
     async def shutdown(self) -> wire.ShutdownReply:
         """Drain and end the daemon; returns at once."""
-        return await self._ask(_shutdown())
-
-    async def issue(self, request: wire.IssueRequest) -> wire.IssuedKey:
-        """A new vault key. The answer is the only place where it is ever seen."""
-        return await self._ask(_issue(request))
+        return await self._ask(calls.shutdown())
 
     async def keys(
         self,
@@ -226,262 +405,155 @@ class AsyncClient:
         status: str = "all",
         metadata: Mapping[str, str] | None = None,
     ) -> list[wire.Key]:
-        """The keys that match; ``status`` is active, frozen, revoked, expired or all."""
-        return (await self._ask(_keys(tenant, label, status, metadata))).keys
+        """The keys that match; ``status`` is active, paused, frozen, revoked, expired or all."""
+        call: Call[wire.KeyList] | None = calls.keys(tenant, label, status, metadata)
+        found: list[wire.Key] = []
+        while call is not None:
+            answer = await self._send(call)
+            found += calls.read(answer, call).keys
+            call = calls.next_page(answer, call)
+        return found
 
     async def key(self, ref: str) -> wire.Key:
         """One key, by key id, a unique prefix of it, or the vault key itself."""
-        return await self._ask(_key(ref))
+        return await self._ask(calls.key(ref))
 
-    async def revoke(self, ref: str) -> wire.RevokeReply:
-        """End one key at once; durable when this returns."""
-        return await self._ask(_revoke(ref))
+    async def tree(self, ref: str) -> wire.KeyTree:
+        """A key and everything derived from it."""
+        return await self._ask(calls.tree(ref))
+
+    async def pause(self, ref: str) -> wire.Key:
+        """Refuse the key's calls until it is resumed."""
+        return await self._ask(calls.pause(ref))
+
+    async def resume(self, ref: str) -> wire.Key:
+        """Let a paused or frozen key go on."""
+        return await self._ask(calls.resume(ref))
+
+    async def revoke(self, ref: str, *, abort: bool = False) -> wire.RevokeReply:
+        """End one key at once; durable when this returns. ``abort`` cuts its calls under way."""
+        return await self._ask(calls.revoke(ref, abort=abort))
 
     async def revoke_all(self, request: wire.RevokeRequest) -> wire.RevokeReply:
         """End several keys at once: a list, a tenant's, a label's, or all."""
-        return await self._ask(_revoke_all(request))
+        return await self._ask(calls.revoke_all(request))
+
+    async def policies(self) -> list[wire.Policy]:
+        """The named sets of limits."""
+        return (await self._ask(calls.policies())).policies
+
+    async def policy(self, name: str) -> wire.Policy:
+        """One of them."""
+        return await self._ask(calls.policy(name))
+
+    async def apply_policies(
+        self, policies: Iterable[wire.Policy], *, live: bool = False, dry_run: bool = False
+    ) -> wire.PolicyChanges:
+        """Set several policies, all or none. ``live`` pushes what changed to the keys that have them."""
+        return await self._ask(calls.apply_policies(policies, live=live, dry_run=dry_run))
+
+    async def set_policy(self, policy: wire.Policy, *, live: bool = False) -> wire.PolicyChanges:
+        """Add a policy, or replace it."""
+        return await self._ask(calls.set_policy(policy, live=live))
+
+    async def remove_policy(self, name: str) -> None:
+        """Forget a policy; its keys keep their limits."""
+        await self._ask(calls.remove_policy(name))
+
+    async def tenants(self) -> list[wire.Tenant]:
+        """The tenants, each with its spend."""
+        return (await self._ask(calls.tenants())).tenants
+
+    async def tenant(self, name: str) -> wire.Tenant:
+        """One of them."""
+        return await self._ask(calls.tenant(name))
+
+    async def set_tenant(self, name: str, request: wire.TenantRequest) -> wire.Tenant:
+        """Limit all keys of a tenant together."""
+        return await self._ask(calls.set_tenant(name, request))
+
+    async def create_token(
+        self, *, scope: str = "admin", expires_in: str | None = None, note: str | None = None
+    ) -> wire.CreatedToken:
+        """A new operator token for the TCP API. The answer is the only place where it is ever seen."""
+        return await self._ask(
+            calls.create_token(wire.TokenRequest(scope=scope, expires_in=expires_in, note=note))
+        )
+
+    async def tokens(self) -> list[wire.Token]:
+        """The operator tokens, without the tokens."""
+        return (await self._ask(calls.tokens())).tokens
+
+    async def revoke_token(self, token_id: str) -> wire.Token:
+        """End an operator token at once."""
+        return await self._ask(calls.revoke_token(token_id))
+
+    async def spend(
+        self, by: str = "key", *, start: str | None = None, end: str | None = None
+    ) -> list[wire.Spend]:
+        """Spend by key, tenant, vendor, label, agent, run or day. Times are RFC 3339 in UTC."""
+        return await self._ask(calls.spend(by, start, end))
+
+    async def sql(self, query: str) -> wire.SqlReply:
+        """One read-only query of the audit database."""
+        return await self._ask(calls.sql(query))
+
+    async def vendors(self) -> list[wire.Vendor]:
+        """The vendors that the daemon knows."""
+        return (await self._ask(calls.vendors())).vendors
 
     async def credentials(self) -> list[wire.Credential]:
         """The real secrets that the daemon holds, without the secrets."""
-        return (await self._ask(_credentials())).credentials
+        return (await self._ask(calls.credentials())).credentials
 
     async def set_credential(self, name: str, secret: str, *, vendor: str | None = None) -> wire.Credential:
         """Store a real secret, or rotate it."""
-        return await self._ask(_set_credential(name, secret, vendor))
+        return await self._ask(calls.set_credential(name, secret, vendor))
 
     async def remove_credential(self, name: str) -> None:
         """Forget a real secret."""
-        await self._ask(_remove_credential(name))
+        await self._ask(calls.remove_credential(name))
 
     async def audit(self, wanted: AuditFilter | None = None) -> AsyncIterator[list[wire.Call]]:
         """Calls, newest first, a page at a time as they are asked for."""
         wanted = wanted or AuditFilter()
-        call: _Call[list[Any]] | None = _audit(wanted)
-        left = wanted.limit or None
+        async for body in self._bodies(calls.audit(wanted), wanted.limit):
+            yield calls.decode(body, list[wire.Call])
+
+    async def changes(
+        self,
+        *,
+        subject: str | None = None,
+        start: str | None = None,
+        end: str | None = None,
+        limit: int | None = None,
+    ) -> AsyncIterator[list[wire.Change]]:
+        """What operators changed, newest first, a page at a time. ``limit`` None or 0: all of it."""
+        async for body in self._bodies(calls.changes(subject, start, end, limit), limit):
+            yield calls.decode(body, list[wire.Change])
+
+    async def _bodies(self, first: Call[Any], limit: int | None) -> AsyncIterator[bytes]:
+        call: Call[Any] | None = first
+        left = limit or None
         while call is not None:
             answer = await self._send(call)
-            body, rows = _page(answer, left)
-            yield _decode(body, list[wire.Call])
+            body, rows = calls.page(answer, left)
+            yield body
             left = None if left is None else left - rows
-            call = None if left is not None and left <= 0 else _next_page(answer)
+            call = None if left is not None and left <= 0 else calls.next_page(answer, call)
 
-    async def _ask(self, call: _Call[T]) -> T:
-        return _read(await self._send(call), call)
+    async def _ask(self, call: Call[T]) -> T:
+        return calls.read(await self._send(call), call)
 
-    async def _send(self, call: _Call[Any]) -> httpx.Response:
-        _check_owner(self._socket)
+    async def _send(self, call: Call[Any]) -> httpx.Response:
+        self._place.check()
         try:
-            answer = await self._http.request(**_request(call))
+            answer = await self._http.request(**calls.request(call))
         except httpx.HTTPError as error:
-            raise _unreachable(self._socket, error) from None
-        _check_answer(answer, call)
+            raise calls.unreachable(self._place.name, error) from None
+        calls.check_answer(answer, call)
         return answer
 
-
-# --- the calls ------------------------------------------------------------------------------------
-
-
-def _status() -> _Call[wire.Status]:
-    return _Call("GET", "/status", wire.Status)
-
-
-def _shutdown() -> _Call[wire.ShutdownReply]:
-    return _Call("POST", "/shutdown", wire.ShutdownReply, any_api=True)
-
-
-def _issue(request: wire.IssueRequest) -> _Call[wire.IssuedKey]:
-    return _Call("POST", "/vault/keys", wire.IssuedKey, body=request)
-
-
-def _keys(
-    tenant: str | None, label: str | None, status: str, metadata: Mapping[str, str] | None
-) -> _Call[wire.KeyList]:
-    query = _given(tenant=tenant, label=label, status=status)
-    query += tuple((f"metadata.{name}", value) for name, value in (metadata or {}).items())
-    return _Call("GET", "/vault/keys", wire.KeyList, query=query)
-
-
-def _key(ref: str) -> _Call[wire.Key]:
-    return _Call("GET", f"/vault/keys/{_segment(ref)}", wire.Key)
-
-
-def _revoke(ref: str) -> _Call[wire.RevokeReply]:
-    return _Call("DELETE", f"/vault/keys/{_segment(ref)}", wire.RevokeReply)
-
-
-def _revoke_all(request: wire.RevokeRequest) -> _Call[wire.RevokeReply]:
-    return _Call("POST", "/vault/revocations", wire.RevokeReply, body=request)
-
-
-def _credentials() -> _Call[wire.CredentialList]:
-    return _Call("GET", "/credentials", wire.CredentialList)
-
-
-def _set_credential(name: str, secret: str, vendor: str | None) -> _Call[wire.Credential]:
-    body = wire.CredentialRequest(secret=secret, vendor=vendor)
-    return _Call("PUT", f"/credentials/{_segment(name)}", wire.Credential, body=body)
-
-
-def _remove_credential(name: str) -> _Call[None]:
-    return _Call("DELETE", f"/credentials/{_segment(name)}", type(None))
-
-
-def _audit(wanted: AuditFilter) -> _Call[list[Any]]:
-    query = _given(
-        label_contains=wanted.label_contains,
-        tenant=wanted.tenant,
-        key=wanted.key,
-        vendor=wanted.vendor,
-        denied="true" if wanted.denied else None,
-        unknown="true" if wanted.unknown else None,
-        to=wanted.end,
-        limit=str(min(wanted.limit or PAGE_MAX, PAGE_MAX)),
-    )
-    if wanted.start is not None:
-        query += (("from", wanted.start),)
-    return _Call("GET", "/audit", list[Any], query=query)
-
-
-def _given(**query: str | None) -> tuple[tuple[str, str], ...]:
-    return tuple((name, value) for name, value in query.items() if value is not None)
-
-
-def _segment(text: str) -> str:
-    """One path segment, whatever it holds.
-
-    An empty one or ``..`` would name another resource: the collection, or the folder above.
-    """
-    if text in ("", ".", ".."):
-        raise KbctlError("bad_value", f"{text!r} names nothing", "kbctl keys", Exit.USAGE)
-    return quote(text, safe="")
-
-
-# --- the wire -------------------------------------------------------------------------------------
-
-
-def _socket(chosen: Home | None) -> Path:
-    return (chosen or home()).socket
-
-
-def _settings(timeout: float) -> dict[str, Any]:
-    return {"base_url": "http://localhost", "trust_env": False, "timeout": timeout, "follow_redirects": False}
-
-
-def _request(call: _Call[Any]) -> dict[str, Any]:
-    made: dict[str, Any] = {"method": call.method, "url": call.path}
-    if call.query:
-        made["params"] = call.query
-    if call.body is not None:
-        made["content"] = wire.encode(call.body)
-        made["headers"] = {"content-type": "application/json"}
-    return made
-
-
-def _check_owner(socket: Path) -> None:
-    """Refuse somebody else's socket: that of a long home is in a temp folder, where anyone may be first."""
-    try:
-        found, folder = socket.lstat(), socket.parent.stat()
-    except FileNotFoundError:
-        raise _not_running() from None
-    except OSError as error:
-        raise _unreachable(socket, error) from None
-    trusted = (os.geteuid(), 0)
-    others_write = folder.st_mode & (stat.S_IWGRP | stat.S_IWOTH) and not folder.st_mode & stat.S_ISVTX
-    if found.st_uid not in trusted or folder.st_uid not in trusted or others_write:
-        raise KbctlError(
-            "socket_not_ours",
-            f"the socket {socket} could belong to another user of this machine, so nothing was sent to it",
-            f"ls -ld {socket.parent} {socket}",
-            Exit.REFUSED,
-        )
-
-
-def _not_running() -> KbctlError:
-    return KbctlError("daemon_unreachable", "the daemon is not running", "kbctl up", Exit.UNREACHABLE)
-
-
-def _unreachable(socket: Path, error: BaseException) -> KbctlError:
-    """What a failed exchange means for the person."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, PermissionError):
-            return KbctlError(
-                "socket_forbidden", f"this user may not open the socket {socket}", "id -un", Exit.REFUSED
-            )
-        cause = cause.__cause__ or cause.__context__
-    if isinstance(error, httpx.ConnectError):
-        return _not_running()
-    if isinstance(error, httpx.TimeoutException):
-        return KbctlError(
-            "daemon_unreachable", "the daemon did not answer in time", "kbctl logs", Exit.UNREACHABLE
-        )
-    return KbctlError(
-        "daemon_unreachable", "the daemon ended before it had answered", "kbctl logs", Exit.UNREACHABLE
-    )
-
-
-def _check_answer(answer: httpx.Response, call: _Call[Any]) -> None:
-    api = answer.headers.get("kbctl-api", wire.API)
-    if api != wire.API and not call.any_api:
-        older = api.isdecimal() and int(api) < int(wire.API)
-        raise KbctlError(
-            "api_mismatch",
-            f"the running daemon is of {'an older' if older else 'another'} version than this kbctl",
-            "kbctl down && kbctl up" if older else "pip install --upgrade kbctl",
-            Exit.REFUSED,
-        )
-    if answer.is_success:
-        return
-    exit_status = _EXITS.get(answer.status_code, Exit.INTERNAL)
-    try:
-        error = wire.decode(answer.content, wire.ErrorReply).error
-    except wire.WireError:
-        raise KbctlError(
-            "bad_answer",
-            f"the daemon answered HTTP {answer.status_code} without a reason",
-            "kbctl logs",
-            exit_status,
-        ) from None
-    raise KbctlError(error.code, error.message, error.remedy, exit_status)
-
-
-def _read(answer: httpx.Response, call: _Call[T]) -> T:
-    if call.kind is type(None):
-        return None
-    return _decode(answer.content, call.kind)
-
-
-def _decode(body: bytes, kind: type[T]) -> T:
-    try:
-        return wire.decode(body, kind)
-    except wire.WireError as error:
-        raise _unreadable(error) from None
-
-
-def _unreadable(error: Exception) -> KbctlError:
-    return KbctlError(
-        "bad_answer",
-        f"the daemon's answer could not be read: {error}",
-        "kbctl down && kbctl up",
-        Exit.INTERNAL,
-    )
-
-
-def _page(answer: httpx.Response, left: int | None) -> tuple[bytes, int]:
-    """One page, cut to what is still wanted, and how many rows it has."""
-    try:
-        rows = msgspec.json.decode(answer.content, type=list[msgspec.Raw])
-    except msgspec.DecodeError as error:
-        raise _unreadable(error) from None
-    if left is None or len(rows) <= left:
-        return answer.content, len(rows)
-    return msgspec.json.encode(rows[:left]), left
-
-
-def _next_page(answer: httpx.Response) -> _Call[list[Any]] | None:
-    url = answer.links.get("next", {}).get("url")
-    if url is None:
-        return None
-    target = httpx.URL(url)
-    # Only the path and query: where a request goes is not the answer's to choose.
-    return _Call("GET", target.path, list[Any], query=tuple(target.params.multi_items()))
+    def _open(self, *, keep: bool) -> httpx.AsyncClient:
+        transport = httpx.AsyncHTTPTransport(**self._place.transport(keep=keep))
+        return httpx.AsyncClient(transport=transport, **self._place.settings())

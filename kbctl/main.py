@@ -16,7 +16,7 @@ import typer
 from typer.core import TyperGroup
 
 from kbctl import __version__
-from kbctl.commands import audit, completion, credential, daemon, demo, key
+from kbctl.commands import audit, completion, credential, daemon, demo, key, policy, report, tenant, token
 from kbctl.errors import Exit, KbctlError
 from kbctl.neutral import neutral
 
@@ -100,7 +100,7 @@ def _root(
         typer.echo(context.get_help())
 
 
-for _noun in (daemon, credential, key, audit, demo, completion):
+for _noun in (daemon, credential, key, policy, tenant, audit, report, token, demo, completion):
     _noun.register(app)
 
 

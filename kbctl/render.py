@@ -11,7 +11,7 @@ import shlex
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any, Final
@@ -23,6 +23,7 @@ from rich.panel import Panel
 from rich.status import Status as Spinner
 from rich.table import Table
 from rich.text import Text
+from rich.tree import Tree
 
 from kbctl import wire
 from kbctl.neutral import neutral, neutral_json
@@ -30,7 +31,8 @@ from kbctl.neutral import neutral, neutral_json
 _GAP: Final = 2
 _BAR_CELLS = 12
 _RED, _YELLOW, _GREEN, _DIM, _BOLD = "red", "yellow", "green", "dim", "bold"
-_STATUS_STYLES = {"active": _GREEN, "frozen": _YELLOW, "revoked": _RED, "expired": _DIM}
+_STATUS_STYLES = {"active": _GREEN, "paused": _YELLOW, "frozen": _YELLOW, "revoked": _RED, "expired": _DIM}
+_LIVE = ("active", "paused", "frozen")
 _OUTCOME_STYLES = {"posted": _GREEN, "pending": _YELLOW, "unknown": _YELLOW, "voided": _DIM}
 
 
@@ -50,6 +52,12 @@ class _Column:
 
 Cell = Text | str
 
+_POLICY_FIELDS: Final = [field.name for field in msgspec.structs.fields(wire.Limits)]
+_POLICY_COLUMNS: Final = ("daily_usd_cap", "total_usd_cap", "call_usd_cap", "daily_requests", "rate")
+_CAN_BE_NONE: Final = (*_POLICY_COLUMNS, "loop")
+_GUIDE: Final = 4  # cells of a branch of a tree
+_LABEL_LEAST: Final = 10
+
 
 # --- machines -------------------------------------------------------------------------------------
 
@@ -66,12 +74,55 @@ def json_array(pages: Iterable[bytes]) -> None:
     json_document(msgspec.json.encode([row for page in pages for row in _rows(page)]))
 
 
-def json_lines(pages: Iterable[bytes]) -> None:
-    """The members of JSON arrays, one a line, each page as it comes."""
+def json_joined(pages: Iterable[bytes], member: str) -> None:
+    """Several documents ``{member: [...]}`` as one; a single one as the daemon wrote it."""
+    first, *more = pages
+    if not more:
+        json_document(first)
+        return
+    joined = msgspec.json.decode(first, type=dict[str, msgspec.Raw])
+    rows = [row for page in (first, *more) for row in _rows(page, member)]
+    json_document(msgspec.json.encode({**joined, member: rows}))
+
+
+def json_lines(pages: Iterable[bytes], member: str | None = None) -> None:
+    """The rows of JSON arrays, or of the arrays named ``member``, one a line, each page as it comes."""
     for page in pages:
-        for row in _rows(page):
-            _write(neutral_json(bytes(row).decode().replace("\n", " ")) + "\n")
+        for row in _rows(page, member):
+            _json_line(bytes(row))
         sys.stdout.flush()
+
+
+def json_records(body: bytes, *, lines: bool) -> None:
+    """The rows of a query as objects, their values as the daemon wrote them."""
+    found = msgspec.json.decode(body, type=_Records)
+    names = _distinct(found.columns)
+    records = [dict(zip(names, row, strict=True)) for row in found.rows]
+    if not lines:
+        json_document(msgspec.json.encode(records))
+        return
+    for record in records:
+        _json_line(msgspec.json.encode(record))
+
+
+def _json_line(row: bytes) -> None:
+    _write(neutral_json(row.decode().replace("\n", " ")) + "\n")
+
+
+class _Records(msgspec.Struct):
+    columns: list[str]
+    rows: list[list[msgspec.Raw]]
+
+
+def _distinct(columns: Sequence[str]) -> list[str]:
+    """The names of columns, the second ``a`` as ``a_2``: an object holds each name once."""
+    names: list[str] = []
+    for column in columns:
+        name, again = column, 2
+        while name in names:
+            name, again = f"{column}_{again}", again + 1
+        names.append(name)
+    return names
 
 
 def csv_rows(pages: Iterable[Sequence[wire.Reply]], kind: type[wire.Reply]) -> None:
@@ -84,7 +135,16 @@ def csv_rows(pages: Iterable[Sequence[wire.Reply]], kind: type[wire.Reply]) -> N
         sys.stdout.flush()
 
 
-def _rows(page: bytes) -> list[msgspec.Raw]:
+def csv_records(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """The rows of a query as CSV."""
+    _write(_csv_line([_csv_cell(column) for column in columns]))
+    for row in rows:
+        _write(_csv_line([_csv_cell(value) for value in row]))
+
+
+def _rows(page: bytes, member: str | None = None) -> list[msgspec.Raw]:
+    if member is not None:
+        page = bytes(msgspec.json.decode(page, type=dict[str, msgspec.Raw])[member])
     return msgspec.json.decode(page, type=list[msgspec.Raw])
 
 
@@ -248,15 +308,22 @@ def _table(columns: Sequence[_Column], rows: Sequence[Sequence[Cell]]) -> None:
     console.print(table, soft_wrap=False)
 
 
+def _natural(columns: Sequence[_Column], rows: Sequence[Sequence[Text]]) -> list[int]:
+    return [max(len(column.title), *(row[at].cell_len for row in rows)) for at, column in enumerate(columns)]
+
+
+def _least(columns: Sequence[_Column], rows: Sequence[Sequence[Text]]) -> list[int]:
+    """How narrow each column can be, with its gap."""
+    return [
+        (min(width, max(each.fold or each.cut, len(each.title))) if each.fold or each.cut else width) + _GAP
+        for each, width in zip(columns, _natural(columns, rows), strict=True)
+    ]
+
+
 def _layout(columns: Sequence[_Column], rows: Sequence[Sequence[Text]], room: int) -> dict[int, int]:
     """Which columns are shown, and how wide. Money and ids are whole or absent: half a number is wrong."""
-    natural = [
-        max(len(column.title), *(row[at].cell_len for row in rows)) for at, column in enumerate(columns)
-    ]
-    least = [
-        min(width, max(column.fold or column.cut, len(column.title))) if column.fold or column.cut else width
-        for column, width in zip(columns, natural, strict=True)
-    ]
+    natural = _natural(columns, rows)
+    least = [width - _GAP for width in _least(columns, rows)]
     kept = list(range(len(columns)))
     while sum(least[at] + _GAP for at in kept) - _GAP > room:
         spare = max(kept, key=lambda at: columns[at].drop)
@@ -444,15 +511,10 @@ def _credential_line(credential: wire.Credential) -> Text:
 
 def issued(key: wire.IssuedKey, environment: Mapping[str, str]) -> None:
     """A new key, once. Without side borders, so that every line can be copied whole."""
-    console = _console()
-    lines = Text(neutral(key.vault_key), style=_BOLD, no_wrap=True, overflow="ignore")
-    title = _styled(f"vault key {key.key_id}, shown only now", _BOLD)
-    console.print(
-        Panel(lines, title=title, title_align="left", box=box.HORIZONTALS, padding=(0, 0)), soft_wrap=False
-    )
-    _facts(
-        [("may spend", _limits(key)), ("until", f"{moment(key.expires_at)} ({_remaining(key.expires_at)})")]
-    )
+    _panel(key.vault_key, f"vault key {key.key_id}, shown only now")
+    until = moment(key.expires_at) + f" ({_remaining(key.expires_at)})" if key.expires_at else "revoked"
+    rows: list[tuple[str, Cell]] = [("may spend", _limits(key)), *_rules(key), ("until", until)]
+    _facts(rows)
     _say("\nFor the agent's environment:\n")
     for name, value in environment.items():
         _write(f"export {name}={shlex.quote(value)}\n")
@@ -463,6 +525,12 @@ def issued(key: wire.IssuedKey, environment: Mapping[str, str]) -> None:
             'stripe.api_key = os.environ["STRIPE_API_KEY"]\n'
             'stripe.api_base = os.environ["STRIPE_BASE_URL"]\n'
         )
+
+
+def _panel(secret: str, title: str) -> None:
+    line = Text(neutral(secret), style=_BOLD, no_wrap=True, overflow="ignore")
+    framed = Panel(line, title=_styled(title, _BOLD), title_align="left", box=box.HORIZONTALS, padding=(0, 0))
+    _console().print(framed, soft_wrap=False)
 
 
 def _limits(key: wire.Key) -> str:
@@ -496,24 +564,33 @@ def keys(found: Sequence[wire.Key]) -> None:
 
 
 def _key_row(key: wire.Key) -> Sequence[Cell]:
-    spent, held, cap, span = _tightest(key)
-    used: Cell = "" if cap is None else _bar(spent, held, cap, 8)
     return (
         key.key_id,
         key.tenant or "-",
-        _styled(key.status, _STATUS_STYLES.get(key.status, "")),
-        used,
-        usd(spent),
-        usd(held),
-        "none" if cap is None else f"{usd(cap)}{span}",
-        _remaining(key.expires_at) if key.status in ("active", "frozen") else "-",
+        _status(key.status),
+        *_usage(*_tightest(key)),
+        _remaining(key.expires_at) if key.status in _LIVE else "-",
         ",".join(key.vendors),
         key.agent_run_label or "-",
     )
 
 
-def _tightest(key: wire.Key) -> tuple[Decimal, Decimal, Decimal | None, str]:
-    """Spend, hold and cap of the limit that this key will meet first."""
+def _status(status: str) -> Text:
+    return _styled(status, _STATUS_STYLES.get(status, ""))
+
+
+def _usage(spent: Decimal, held: Decimal, cap: Decimal | None, span: str = "") -> Sequence[Cell]:
+    """The cells USED, SPENT, HELD and CAP."""
+    return (
+        "" if not cap else _bar(spent, held, cap, 8),
+        usd(spent),
+        usd(held),
+        "none" if cap is None else f"{usd(cap)}{span}",
+    )
+
+
+def _tightest(key: wire.Key | wire.Tenant) -> tuple[Decimal, Decimal, Decimal | None, str]:
+    """Spend, hold and cap of the limit that this key or tenant will meet first."""
     total = (key.total_spent_usd, key.total_held_usd, key.total_usd_cap, " total")
     today = (key.spent_usd, key.held_usd, key.daily_usd_cap, "")
     if key.total_usd_cap is None:
@@ -526,13 +603,16 @@ def _tightest(key: wire.Key) -> tuple[Decimal, Decimal, Decimal | None, str]:
 
 def key(found: wire.Key) -> None:
     """All of one key."""
-    _say(
-        Text.assemble(
-            _styled(found.key_id, _BOLD), "  ", _styled(found.status, _STATUS_STYLES.get(found.status, ""))
-        )
-    )
+    _say(Text.assemble(_styled(found.key_id, _BOLD), "  ", _status(found.status)))
     allowed = found.allowed_endpoints
-    rows: list[tuple[str, Cell]] = [
+    rows: list[tuple[str, Cell]] = []
+    if found.stopped_because:
+        rows.append(("because", _styled(found.stopped_because, _YELLOW)))
+    if found.parent_key_id:
+        rows.append(("parent", found.parent_key_id))
+    if found.policy:
+        rows.append(("policy", found.policy))
+    rows += [
         ("tenant", found.tenant or "-"),
         ("label", found.agent_run_label or "-"),
         ("vendors", ", ".join(found.vendors)),
@@ -545,18 +625,33 @@ def key(found: wire.Key) -> None:
         rows.append(("may call", "every operation whose cost is known, except privileged ones"))
     rows += [("may call", entry) for entry in allowed or ()]
     rows += [("may not", entry) for entry in found.denied_endpoints]
+    rows += _rules(found)
     rows += [
         ("credential", found.credential or "the vendor's default"),
         ("ends with", f"...{found.ending}"),
         ("created", moment(found.created_at)),
     ]
     expires = moment(found.expires_at) if found.expires_at else "never"
-    live = found.expires_at and found.status in ("active", "frozen")
+    live = found.expires_at and found.status in _LIVE
     rows.append(("expires", f"{expires} ({_remaining(found.expires_at)})" if live else expires))
     if found.revoked_at:
         rows.append(("revoked", _styled(moment(found.revoked_at), _RED)))
     rows += [("metadata", f"{name}={value}") for name, value in found.metadata.items()]
     _facts(rows)
+
+
+def _rules(key: wire.Key) -> Sequence[tuple[str, Cell]]:
+    """What a key is held to beside money, endpoints and time."""
+    rows: list[tuple[str, Cell]] = [("only if", rule) for rule in key.param_rules]
+    if key.daily_requests is not None:
+        rows.append(("requests", f"{key.requests_today:,} of {key.daily_requests:,} today"))
+    if key.rate:
+        rows.append(("rate", key.rate))
+    if key.loop:
+        rows.append(("loop", f"the same request {key.loop}, then {key.on_loop or 'deny'}"))
+    if key.stamp:
+        rows.append(("stamp", "key and run are written into the vendor's metadata"))
+    return rows
 
 
 def _spend(spent: Decimal, held: Decimal, cap: Decimal | None) -> Text:
@@ -567,6 +662,49 @@ def _spend(spent: Decimal, held: Decimal, cap: Decimal | None) -> Text:
     return Text.assemble(_bar(spent, held, cap), "  ", said) if sys.stdout.isatty() else Text(said)
 
 
+def key_tree(family: wire.KeyTree) -> None:
+    """A key and what was derived from it, to any depth."""
+    console = _console()
+    if not console.is_terminal:
+        open_ones = [(family, 0)]
+        while open_ones:
+            node, depth = open_ones.pop()
+            _write("  " * depth + _tree_line(node.key).plain + "\n")
+            open_ones += [(child, depth + 1) for child in reversed(node.children)]
+        return
+    root = Tree(_tree_line(family.key, console.width), guide_style=_DIM)
+    branches = [(family, root, 1)]
+    needed = console.width
+    while branches:
+        node, branch, depth = branches.pop(0)
+        for child in node.children:
+            line = _tree_line(child.key, console.width - _GUIDE * depth)
+            needed = max(needed, line.cell_len + _GUIDE * depth)
+            branches.append((child, branch.add(line), depth + 1))
+    # Money and ids are whole: what is too wide runs over, as in a table.
+    console.width = needed
+    console.print(root, soft_wrap=False)
+
+
+def _tree_line(key: wire.Key, room: int | None = None) -> Text:
+    spent, held, cap, span = _tightest(key)
+    line = Text.assemble(
+        _styled(key.key_id, _BOLD),
+        "  ",
+        _status(key.status),
+        f"  {usd(spent)} spent, {usd(held)} held of " if held else f"  {usd(spent)} spent of ",
+        "no cap" if cap is None else f"{usd(cap)}{span}",
+        no_wrap=True,
+    )
+    label = Text(neutral(f"  {key.agent_run_label}") if key.agent_run_label else "", style=_DIM)
+    if room is not None:
+        left = room - line.cell_len
+        if left < _LABEL_LEAST:
+            return line
+        label.truncate(left, overflow="ellipsis")
+    return line.append_text(label)
+
+
 def revoked(reply: wire.RevokeReply) -> None:
     """What was stopped, and what was already on its way."""
     for each in reply.revoked:
@@ -575,15 +713,293 @@ def revoked(reply: wire.RevokeReply) -> None:
             _styled("revoked ", _RED),
             neutral(f"{each.key_id} ({each.tenant or each.agent_run_label or '-'}): {spent}"),
         )
+    more = reply.revoked_count - len(reply.revoked)
+    if more > 0:
+        _say(_styled("revoked ", _RED), f"{_plural(more, 'key')} more")
     for key_id in reply.already:
         say(f"{key_id} had been revoked before")
     if not reply.revoked and not reply.already:
         say("no key matched, so nothing was revoked")
     elif reply.in_flight:
         calls = _plural(reply.in_flight, "call")
-        say(f"{calls} for {usd(reply.in_flight_usd)} had already left; what they cost stays counted")
+        cut = f"; {reply.aborted:,} of them cut" if reply.aborted else ""
+        say(f"{calls} for {usd(reply.in_flight_usd)} had already left{cut}; what they cost stays counted")
     elif reply.revoked:
         say("no call was in flight")
+
+
+# --- policies -------------------------------------------------------------------------------------
+
+
+def policies(found: Sequence[wire.Policy]) -> None:
+    """The policies, each with its limits in short."""
+    if not found:
+        note("no policies yet: kbctl policy set free --cap 5")
+        return
+    columns = [
+        _Column("NAME"),
+        _Column("A DAY", right=True),
+        _Column("IN ALL", right=True),
+        _Column("A CALL", right=True),
+        _Column("REQUESTS", right=True, drop=3),
+        _Column("RATE", right=True, drop=2),
+        _Column("LIVES", drop=1),
+        _Column("VENDORS", cut=10, drop=4),
+        _Column("MAY CALL", drop=5),
+    ]
+    _table(columns, [_policy_row(each) for each in found])
+
+
+def _policy_row(policy: wire.Policy) -> Sequence[Cell]:
+    allowed = policy.allowed_endpoints
+    return (
+        policy.name,
+        *(_limit(name, getattr(policy, name)) for name in _POLICY_COLUMNS),
+        policy.expires_in or "-",
+        ",".join(policy.vendors or ()) or "-",
+        "-" if allowed is None else _plural(len(allowed), "endpoint"),
+    )
+
+
+def policy(found: wire.Policy) -> None:
+    """All that one policy sets, in the words of its file."""
+    _say(_styled(found.name, _BOLD))
+    rows: list[tuple[str, Cell]] = []
+    for field in _POLICY_FIELDS:
+        value = getattr(found, field)
+        if value is msgspec.UNSET or (value is None and field not in _CAN_BE_NONE):
+            continue
+        rows += [(field, entry) for entry in _entries(field, value)]
+    _facts(rows or [("limits", "none of its own")])
+
+
+def policy_changes(reply: wire.PolicyChanges) -> None:
+    """What differs, as a diff."""
+    for change in reply.changes:
+        keys = f", {_plural(change.live_keys, 'live key')}" if change.live_keys else ""
+        verb = {"add": "new", "change": "changed", "remove": "removed", "none": "as it was"}
+        _say(_styled(change.name, _BOLD), neutral(f": {verb.get(change.action, change.action)}{keys}"))
+        for field, values in change.fields.items():
+            before, after = [*values, None, None][:2]
+            old, new = _entries(field, before), _entries(field, after)
+            if change.action == "add":
+                old = []
+            if change.action == "remove":
+                new = []
+            for sign, style, entries, others in (("-", _RED, old, new), ("+", _GREEN, new, old)):
+                for entry in entries:
+                    if entry not in others:
+                        _say(_styled(f"  {sign} {field}  {entry}", style))
+    if reply.keys_changed:
+        say(f"changed with it: {', '.join(reply.keys_changed)}")
+    if not reply.changes:
+        note("there is no policy in it, so nothing differs")
+    elif not reply.applied:
+        note("nothing was changed: this only shows what would be")
+
+
+def _entries(field: str, value: Any) -> list[str]:
+    if isinstance(value, list):
+        return [str(each) for each in value]
+    return [_limit(field, value)]
+
+
+def _limit(field: str, value: Any) -> str:
+    """One value of a policy: ``-`` where it says nothing, ``none`` where it says that."""
+    if value is msgspec.UNSET:
+        return "-"
+    if value is None:
+        return "none" if field in _CAN_BE_NONE else "-"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, Decimal | int):
+        return usd(value) if field.endswith("_usd_cap") else f"{value:,}"
+    return str(value)
+
+
+# --- tenants --------------------------------------------------------------------------------------
+
+
+def tenants(found: Sequence[wire.Tenant]) -> None:
+    """The tenants, each with the spend of all its keys against its cap."""
+    if not found:
+        note("no tenants yet: kbctl tenant set acme --cap 2000")
+        return
+    columns = [
+        _Column("TENANT", cut=8),
+        _Column("USED", terminal=True, drop=1),
+        _Column("SPENT", right=True),
+        _Column("HELD", right=True),
+        _Column("CAP", right=True),
+        _Column("REQUESTS", right=True, drop=3),
+        _Column("KEYS", right=True, drop=2),
+    ]
+    _table(
+        columns,
+        [
+            (each.tenant, *_usage(*_tightest(each)), f"{each.requests_today:,}", f"{each.keys_active:,}")
+            for each in found
+        ],
+    )
+
+
+def tenant(found: wire.Tenant) -> None:
+    """All of one tenant."""
+    _say(_styled(found.tenant, _BOLD), f"  {_plural(found.keys_active, 'active key')}")
+    rows: list[tuple[str, Cell]] = [
+        ("today", _spend(found.spent_usd, found.held_usd, found.daily_usd_cap)),
+        ("in all", _spend(found.total_spent_usd, found.total_held_usd, found.total_usd_cap)),
+    ]
+    if found.call_usd_cap is not None:
+        rows.append(("a call", f"up to {usd(found.call_usd_cap)}"))
+    most = "" if found.daily_requests is None else f" of {found.daily_requests:,}"
+    rows.append(("requests", f"{found.requests_today:,}{most} today"))
+    if found.rate:
+        rows.append(("rate", found.rate))
+    _facts(rows)
+
+
+# --- operator tokens ------------------------------------------------------------------------------
+
+
+def token_created(token: wire.CreatedToken, proxy_url: str) -> None:
+    """A new token, once, and a line that uses it."""
+    _panel(token.token, f"operator token {token.token_id}, shown only now")
+    until = f"{moment(token.expires_at)} ({_remaining(token.expires_at)})" if token.expires_at else "revoked"
+    _facts([("scope", token.scope), ("until", until)])
+    _say("\nTry it:\n")
+    _write(f"curl -H {shlex.quote(f'Authorization: Bearer {token.token}')} {proxy_url}/vault/keys\n")
+
+
+def tokens(found: Sequence[wire.Token]) -> None:
+    """The operator tokens, without the tokens."""
+    if not found:
+        note("no operator tokens yet: kbctl token create --scope issue")
+        return
+    columns = [
+        _Column("TOKEN"),
+        _Column("SCOPE"),
+        _Column("STATUS"),
+        _Column("EXPIRES"),
+        _Column("CREATED", drop=1),
+        _Column("NOTE", fold=12),
+    ]
+    _table(columns, [_token_row(each) for each in found])
+
+
+def _token_row(token: wire.Token) -> Sequence[Cell]:
+    left = _remaining(token.expires_at)
+    status = "revoked" if token.revoked_at else "expired" if left == "ended" else "active"
+    return (
+        token.token_id,
+        token.scope,
+        _status(status),
+        left if status == "active" else "-",
+        moment(token.created_at),
+        token.note or "-",
+    )
+
+
+# --- reports --------------------------------------------------------------------------------------
+
+
+def spend(by: str, found: Sequence[wire.Spend]) -> None:
+    """What was spent, a line for each of a dimension."""
+    if not found:
+        note("nothing was spent or refused in that time")
+        return
+    columns = [
+        _Column(by.upper(), fold=0 if by in ("key", "day") else 12),
+        _Column("USED", terminal=True, drop=1),
+        _Column("SPENT", right=True),
+        _Column("HELD", right=True),
+        _Column("CAP", right=True),
+        _Column("CALLS", right=True, drop=3),
+        _Column("REFUSED", right=True, drop=2),
+    ]
+    _table(
+        columns,
+        [
+            (
+                each.name or "-",
+                *_usage(each.spent_usd, each.held_usd, each.cap_usd),
+                f"{each.calls:,}",
+                f"{each.refused:,}",
+            )
+            for each in found
+        ],
+    )
+
+
+def changes(found: Sequence[wire.Change]) -> None:
+    """Who changed what."""
+    if not found:
+        note("no changes match")
+        return
+    columns = [
+        _Column("UTC"),
+        _Column("WHO", fold=10),
+        _Column("WHAT"),
+        _Column("OF", fold=12),
+        _Column("DETAILS", fold=20, drop=1),
+    ]
+    _table(columns, [_change_row(each) for each in found])
+
+
+def _change_row(change: wire.Change) -> Sequence[Cell]:
+    details = ", ".join(f"{name}={_plain_value(value)}" for name, value in change.details.items())
+    return (_short_moment(change.timestamp), change.actor, change.action, change.subject, details)
+
+
+def records(reply: wire.SqlReply) -> None:
+    """The rows of a query: a table, or on a terminal too narrow for one, a block for each row."""
+    if not reply.rows:
+        note("no rows")
+        return
+    columns = [
+        _Column(neutral(name), right=_all_numbers(reply.rows, at)) for at, name in enumerate(reply.columns)
+    ]
+    columns = [each if each.right else replace(each, fold=12) for each in columns]
+    rows = [[_plain_value(value) for value in row] for row in reply.rows]
+    console = _console()
+    if console.is_terminal and sum(_least(columns, [[_text(c) for c in r] for r in rows])) > console.width:
+        for at, row in enumerate(rows, 1):
+            _say((f"row {at:,}", _DIM))
+            _facts(list(zip((column.title for column in columns), row, strict=True)), indent=2)
+        return
+    _table(columns, rows)
+
+
+def _all_numbers(rows: Sequence[Sequence[Any]], at: int) -> bool:
+    found = [row[at] for row in rows if row[at] is not None]
+    return bool(found) and all(isinstance(value, int | Decimal) for value in found)
+
+
+def _plain_value(value: Any) -> str:
+    if value is None:
+        return "null"
+    if isinstance(value, Decimal):
+        return f"{value:f}"
+    return value if isinstance(value, str) else wire.encode(value).decode()
+
+
+def vendors(found: Sequence[wire.Vendor]) -> None:
+    """The vendors, and which have a credential."""
+    columns = [
+        _Column("VENDOR"),
+        _Column("TITLE", cut=10, drop=2),
+        _Column("ORIGIN", fold=20, drop=1),
+        _Column("OPERATIONS", right=True, drop=3),
+        _Column("CREDENTIALS", fold=11),
+    ]
+    _table(
+        columns,
+        [(each.name, each.title, each.origin, f"{each.operations:,}", _usable_ones(each)) for each in found],
+    )
+
+
+def _usable_ones(vendor: wire.Vendor) -> Cell:
+    return _styled(", ".join(vendor.credentials), _GREEN) if vendor.credentials else _styled("none", _DIM)
 
 
 # --- audit ----------------------------------------------------------------------------------------

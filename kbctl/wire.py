@@ -79,33 +79,72 @@ class ErrorReply(Struct, kw_only=True):
     error: ErrorBody
 
 
+# --- limits: what a key, a policy or a tenant may set ------------------------------------------------
+
+Cap = Decimal | int | UnsetType | None
+"""US dollars above zero; null is "none", left out is "not said here"."""
+
+
+class Limits(Request):
+    """Left out: what the policy or the parent says, else no limit. Null: none, said explicitly."""
+
+    vendors: list[str] | None = None
+    daily_usd_cap: Cap = UNSET
+    """Per UTC day."""
+    total_usd_cap: Cap = UNSET
+    """Over the key's life."""
+    call_usd_cap: Cap = UNSET
+    allowed_endpoints: list[str] | None = None
+    denied_endpoints: list[str] | None = None
+    param_rules: list[str] | None = None
+    """``customer in cus_1,cus_2``, ``refunds.create: amount <= 20000``."""
+    daily_requests: int | UnsetType | None = UNSET
+    rate: str | UnsetType | None = UNSET
+    """``5/s``, ``100/m``, ``1000/h``: a bucket of so many, refilled steadily."""
+    loop: str | UnsetType | None = UNSET
+    """``20/1m``: the same request at most so often in so long."""
+    on_loop: str | None = None
+    """``deny`` that request, or ``pause`` the key until an operator resumes it; deny when left out."""
+    expires_in: str | None = None
+    """``30m``, ``2h``, ``7d`` or ``never``; 24h when nothing says."""
+    stamp: bool | None = None
+    """Write key id and run id into the vendor's own metadata."""
+
+
 # --- keys: POST /vault/keys, GET /vault/keys, GET|DELETE /vault/keys/{key_id} -----------------------
 
 
-class IssueRequest(Request):
-    """What a new vault key may do. A cap left out is an error unless another cap is given; null is "none"."""
+class IssueRequest(Limits):
+    """What a new vault key may do. Without policy and parent, a daily or a total cap must be said."""
 
     vendor: str | None = None
-    vendors: list[str] | None = None
-    daily_usd_cap: Decimal | int | UnsetType | None = UNSET
-    total_usd_cap: Decimal | int | None = None
-    call_usd_cap: Decimal | int | None = None
-    allowed_endpoints: list[str] | None = None
-    denied_endpoints: list[str] | None = None
-    expires_in: str | None = None
-    """``30m``, ``2h``, ``7d`` or ``never``; 24h when left out."""
     agent_run_label: str | None = None
     tenant: str | None = None
     metadata: dict[str, str] | None = None
     credential: str | None = None
+    policy: str | None = None
+    """Its limits are copied; what else is given here may only tighten them, unless ``override``."""
+    override: bool | None = None
+    parent_vault_key: str | None = None
+    """The parent: its vault key, or from an operator also its key id."""
+
+    def __repr__(self) -> str:
+        return f"IssueRequest(tenant={self.tenant!r}, policy={self.policy!r})"
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        return [("tenant", self.tenant), ("policy", self.policy)]
 
 
-class Key(Reply):
+class Key(Reply, kw_only=True):
     """One vault key, without the key itself."""
 
     key_id: str
     status: str
-    """``active``, ``frozen``, ``revoked`` or ``expired``."""
+    """``active``, ``paused``, ``frozen``, ``revoked`` or ``expired``."""
+    stopped_because: str | None = None
+    """Why it is paused or frozen."""
+    parent_key_id: str | None = None
+    policy: str | None = None
     tenant: str | None
     vendors: list[str]
     daily_usd_cap: Decimal | None
@@ -114,6 +153,12 @@ class Key(Reply):
     allowed_endpoints: list[str] | None
     """None: every operation whose cost is known, except privileged ones."""
     denied_endpoints: list[str]
+    param_rules: list[str] = []
+    daily_requests: int | None = None
+    rate: str | None = None
+    loop: str | None = None
+    on_loop: str | None = None
+    stamp: bool = False
     agent_run_label: str
     metadata: dict[str, str]
     credential: str | None
@@ -123,43 +168,270 @@ class Key(Reply):
     ending: str
     """The last four characters of the vault key."""
     spent_usd: Decimal
-    """Posted today (UTC)."""
+    """Posted today (UTC), by this key and all derived from it."""
     held_usd: Decimal
     """Set aside today for calls without a final outcome."""
     total_spent_usd: Decimal
     """Posted over the key's life."""
     total_held_usd: Decimal
+    requests_today: int = 0
 
 
-class IssuedKey(Key):
+class IssuedKey(Key, kw_only=True):
     """The only message that ever carries a vault key."""
 
     vault_key: str
     proxy_url: str
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(key_id={self.key_id!r}, status={self.status!r})"
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        return [("key_id", self.key_id), ("status", self.status)]
+
 
 class KeyList(Reply):
+    """A page, newest first; ``Link: rel="next"`` leads on."""
+
     keys: list[Key]
 
 
+class KeyTree(Reply):
+    """A key and everything derived from it."""
+
+    key: Key
+    children: "list[KeyTree]"
+
+
+class KeySelf(Reply):
+    """What the key that asks may still do: GET /vault/self on the proxy port."""
+
+    key_id: str
+    status: str
+    vendors: list[str]
+    allowed_endpoints: list[str] | None
+    denied_endpoints: list[str]
+    param_rules: list[str]
+    daily_usd_cap: Decimal | None
+    daily_usd_left: Decimal | None
+    """Until 00:00 UTC, whatever limits it: the key, a parent or the tenant. None: no such cap."""
+    total_usd_cap: Decimal | None
+    total_usd_left: Decimal | None
+    call_usd_cap: Decimal | None
+    """The lowest that applies."""
+    daily_requests: int | None
+    daily_requests_left: int | None
+    rate: str | None
+    rate_left: int | None
+    """Requests that may leave at once now."""
+    loop: str | None
+    expires_at: str | None
+    agent_run_label: str
+    metadata: dict[str, str]
+
+
 class RevokeRequest(Request):
-    """Exactly one of the four."""
+    """Exactly one of the first four."""
 
     key_ids: list[str] | None = None
     tenant: str | None = None
     label: str | None = None
     all: bool | None = None
+    abort: bool | None = None
+    """Cut the connections of calls under way; what they hold stays held."""
 
 
-class RevokeReply(Reply):
+class RevokeReply(Reply, kw_only=True):
     """Durable when this is sent: no later request of these keys is forwarded."""
 
     revoked: list[Key]
+    """What it stopped, derived keys too; the first thousand."""
+    revoked_count: int = 0
     already: list[str]
     """Key ids that had been revoked before."""
     in_flight: int
-    """Calls of these keys that the vendor was still working on; they are not cut."""
+    """Calls of these keys that the vendor was still working on."""
     in_flight_usd: Decimal
+    aborted: int = 0
+    """How many of those were cut."""
+
+
+# --- policies: GET /policies, PUT /policies, GET|PUT|DELETE /policies/{name} ------------------------
+
+
+class Policy(Limits, omit_defaults=False, kw_only=True):
+    """A named set of limits: a plan tier. The same form in lists and in what ``policy apply`` takes."""
+
+    name: str
+
+
+class PolicyList(Reply):
+    policies: list[Policy]
+
+
+class PolicyApply(Request):
+    """All of them or none."""
+
+    policies: list[Policy]
+    live: bool | None = None
+    """Push what changed to the live keys of these policies."""
+    dry_run: bool | None = None
+
+
+class PolicyChange(Reply):
+    """One policy, and what differs."""
+
+    name: str
+    action: str
+    """``add``, ``change``, ``none`` or ``remove``."""
+    fields: dict[str, list[Any]]
+    """Field name to [before, after]."""
+    live_keys: int
+    """Keys of this policy that are not revoked or expired."""
+
+
+class PolicyChanges(Reply):
+    changes: list[PolicyChange]
+    applied: bool
+    keys_changed: list[str]
+    """Key ids whose limits were changed with it."""
+
+
+# --- tenants: GET /tenants, GET|PUT /tenants/{tenant} -----------------------------------------------
+
+
+class TenantRequest(Request):
+    """Limits of all keys of a tenant together. Left out: as it was. Null: none."""
+
+    daily_usd_cap: Cap = UNSET
+    total_usd_cap: Cap = UNSET
+    call_usd_cap: Cap = UNSET
+    daily_requests: int | UnsetType | None = UNSET
+    rate: str | UnsetType | None = UNSET
+
+
+class Tenant(Reply):
+    tenant: str
+    daily_usd_cap: Decimal | None
+    total_usd_cap: Decimal | None
+    call_usd_cap: Decimal | None
+    daily_requests: int | None
+    rate: str | None
+    spent_usd: Decimal
+    held_usd: Decimal
+    total_spent_usd: Decimal
+    total_held_usd: Decimal
+    requests_today: int
+    keys_active: int
+
+
+class TenantList(Reply):
+    tenants: list[Tenant]
+
+
+# --- operator tokens: GET|POST /tokens, DELETE /tokens/{token_id} -----------------------------------
+
+
+class TokenRequest(Request):
+    scope: str = "admin"
+    """``read``; ``issue``: also issue, pause, resume and revoke keys; ``admin``: everything."""
+    expires_in: str | None = None
+    """``30d`` when left out; ``never``."""
+    note: str | None = None
+
+
+class Token(Reply):
+    """An operator token, without the token itself."""
+
+    token_id: str
+    scope: str
+    note: str
+    created_at: str
+    expires_at: str | None
+    revoked_at: str | None
+
+
+class CreatedToken(Token, kw_only=True):
+    """The only message that ever carries it."""
+
+    token: str
+
+    def __repr__(self) -> str:
+        return f"CreatedToken(token_id={self.token_id!r}, scope={self.scope!r})"
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        return [("token_id", self.token_id), ("scope", self.scope)]
+
+
+class TokenList(Reply):
+    tokens: list[Token]
+
+
+# --- changes: GET /changes --------------------------------------------------------------------------
+
+
+class Change(Reply):
+    """What an operator, or an agent with its own key, changed."""
+
+    timestamp: str
+    actor: str
+    """``uid 1000``, a token's id, or the key id of the agent that derived a child."""
+    action: str
+    """``key.issue``, ``key.revoke``, ``policy.apply``, ``tenant.set``, ``token.create`` and so on."""
+    subject: str
+    details: dict[str, Any]
+
+
+# --- spend: GET /spend; SQL: POST /sql; vendors: GET /vendors ---------------------------------------
+
+
+class Spend(Reply, kw_only=True):
+    """One line of a spend report, named by what it is of; the empty name is nobody's."""
+
+    key: str | UnsetType = UNSET
+    tenant: str | UnsetType = UNSET
+    vendor: str | UnsetType = UNSET
+    label: str | UnsetType = UNSET
+    agent: str | UnsetType = UNSET
+    run: str | UnsetType = UNSET
+    day: str | UnsetType = UNSET
+    calls: int
+    refused: int
+    spent_usd: Decimal
+    held_usd: Decimal
+    cap_usd: Decimal | None
+
+    @property
+    def name(self) -> str:
+        """Whatever it is of."""
+        names = (self.key, self.tenant, self.vendor, self.label, self.agent, self.run, self.day)
+        return next((name for name in names if isinstance(name, str)), "")
+
+
+class SqlRequest(Request):
+    query: str
+
+
+class SqlReply(Reply):
+    columns: list[str]
+    rows: list[list[Any]]
+
+
+class Vendor(Reply):
+    name: str
+    title: str
+    origin: str
+    docs: str
+    operations: int
+    credentials: list[str]
+
+
+class VendorList(Reply):
+    vendors: list[Vendor]
+
+
+class Health(Reply):
+    ok: bool
 
 
 # --- credentials: GET /credentials, PUT|DELETE /credentials/{name} ----------------------------------

@@ -28,15 +28,32 @@ from kbctl import wire
 from kbctl.errors import Exit, KbctlError
 from kbctl.paths import Home
 from kbctld import __version__, sandbox
-from kbctld.config import Config, read_config, read_rates, read_upstreams, read_vendors
+from kbctld.config import (
+    Config,
+    read_config,
+    read_rates,
+    read_upstreams,
+    read_vendor_rates,
+    read_vendors,
+)
+from kbctld.control.door import Door
 from kbctld.control.handlers import Handlers, credential_view
-from kbctld.control.peer import is_operator
+from kbctld.control.keys import KeyHandlers
+from kbctld.control.metrics import Metrics
+from kbctld.control.openapi import OpenApi
+from kbctld.control.peer import is_operator, on_socket
+from kbctld.control.reports import Reports
 from kbctld.control.routes import Routes
+from kbctld.control.sql import Sql
+from kbctld.control.tiers import TierHandlers
+from kbctld.control.tokens import Tokens
 from kbctld.core.clock import rfc3339
 from kbctld.core.money import Rates, usd_from_nano
-from kbctld.core.vendor import Vendor
+from kbctld.core.pace import Rate
+from kbctld.core.vendor import RateClass, Vendor
 from kbctld.credentials import Credential, Credentials
 from kbctld.http1.server import Limits, Server
+from kbctld.proxy.asking import stranger
 from kbctld.proxy.exchange import Plane
 from kbctld.proxy.upstream import Pool, read_origin, verifying_context
 from kbctld.secrets.secret import Secret
@@ -86,11 +103,12 @@ async def _live(options: Options, report: "Reporter") -> int:
     vendors = read_vendors(home, config)
     overridden = read_upstreams(options.upstreams, vendors)
     rates = read_rates(home, config)
+    vendor_rates = read_vendor_rates(home, config, vendors)
     lock = _take_lock(home)
-    app = App(options, config, vendors, rates)
+    app = App(options, config, vendors, rates, vendor_rates)
     try:
         await app.start(overridden)
-        report.ready(app.status(*await app.unknown()))
+        report.ready(await app.status())
         log.info("serving on %s", app.proxy_url)
         await app.stopped.wait()
     finally:
@@ -102,11 +120,19 @@ async def _live(options: Options, report: "Reporter") -> int:
 class App:
     """One running daemon."""
 
-    def __init__(self, options: Options, config: Config, vendors: dict[str, Vendor], rates: Rates) -> None:
+    def __init__(
+        self,
+        options: Options,
+        config: Config,
+        vendors: dict[str, Vendor],
+        rates: Rates,
+        vendor_rates: dict[str, dict[RateClass, Rate]],
+    ) -> None:
         self.options = options
         self.config = config
         self.vendors = vendors
         self.rates = rates
+        self.vendor_rates = vendor_rates
         self.stopped = asyncio.Event()
         self.proxy_url = ""
         self._home = options.home
@@ -157,12 +183,23 @@ class App:
             pools=self._pools,
             own_hosts=_own_hosts(self._port),
             overridden=self._overridden,
+            rates={name: self._rates_of(vendor) for name, vendor in self.vendors.items()},
             busy_per_key=self.config.limits.in_flight_per_key,
             turn_s=self.config.limits.turn_s,
         )
-        proxy = Server(self._plane.handle, self._plane.reject, limits)
+        tokens = Tokens(vault)
+        await tokens.load()
+        keys = KeyHandlers(
+            vault=vault,
+            credentials=credentials,
+            default_vendors=tuple(self.config.default_vendors) if self.config.default_vendors else None,
+            proxy_url=self.proxy_url,
+            cut=self._plane.cut,
+        )
+        routes = self._operator_routes(vault, credentials, keys, tokens)
+        proxy = Server(self._door(routes, keys, tokens).handle, self._plane.reject, limits)
         self._servers.append(proxy)
-        await self._serve_operator(vault, credentials, limits)
+        await self._serve_operator(routes, limits)
         for listener in listeners:
             proxy.serve(
                 await asyncio.get_running_loop().create_server(proxy.protocol, sock=listener, backlog=1024)
@@ -202,7 +239,7 @@ class App:
             secret = f"sk_sandbox_{os.urandom(16).hex()}"
             self._pretend = sandbox.Sandbox(secret, book=self._state / "stripe.book")
             self._pretend_server = await sandbox.start(self._pretend)
-            await credentials.set("stripe", self.vendors["stripe"], secret, time.time_ns())
+            await credentials.set("stripe", self.vendors["stripe"], secret, time.time_ns(), "sandbox")
             overridden = {"stripe": self._pretend_server.url, **overridden}
         context = verifying_context(self.config.ca_file)
         limits = self.config.upstream_limits()
@@ -217,6 +254,11 @@ class App:
                         f"INSECURE: {name} goes to {origin.text} in this run, not to {vendor.origin}."
                     )
             self._pools[name] = Pool(origin, limits, context if origin.tls else None)
+
+    def _rates_of(self, vendor: Vendor) -> dict[RateClass, Rate]:
+        """The vendor's own rates hold only where the vendor is; the operator's hold everywhere."""
+        own = {} if vendor.name in self._overridden else vendor.rates
+        return {**own, **self.vendor_rates.get(vendor.name, {})}
 
     async def _bind_proxy(self) -> list[socket.socket]:
         """Loopback only, IPv4 and where there is one IPv6: some clients try `localhost` as ::1 first."""
@@ -237,20 +279,54 @@ class App:
         except OSError:
             return [first]
 
-    async def _serve_operator(self, vault: Vault, credentials: Credentials, limits: Limits) -> None:
-        path = self._home.socket
-        _clear_socket(path, self._home)
+    def _operator_routes(
+        self, vault: Vault, credentials: Credentials, keys: KeyHandlers, tokens: Tokens
+    ) -> Routes:
+        """The operator API, the same on the socket and, with a token, on the proxy's port."""
+        assert self._plane is not None  # noqa: S101 - made before
         handlers = Handlers(
             vault=vault,
             credentials=credentials,
-            default_vendors=tuple(self.config.default_vendors) if self.config.default_vendors else None,
-            proxy_url=self.proxy_url,
-            reader_status=self.status,
+            keys=keys,
+            status=self.status,
             stop=self._ask_to_stop,
             rotated=self._rotated,
+            removed=self._plane.forget,
         )
-        routes = Routes(handlers.routes())
-        server = Server(routes.handle, routes.reject, limits, admit=is_operator)
+        openapi = OpenApi(lambda: routes.all, self.proxy_url)
+        routes = Routes(
+            [
+                *handlers.routes(),
+                *keys.routes(),
+                *TierHandlers(vault).routes(),
+                *Metrics(vault, self._plane.tally, self._in_flight).routes(),
+                *openapi.routes(),
+                *Reports(vault, credentials).routes(),
+                *Sql(vault).routes(),
+                *tokens.routes(),
+            ]
+        )
+        return routes
+
+    def _door(self, routes: Routes, keys: KeyHandlers, tokens: Tokens) -> Door:
+        plane = self._plane
+        assert plane is not None  # noqa: S101 - made before
+        return Door(
+            routes,
+            tokens,
+            plane.handle,
+            stranger=lambda head: stranger(head, plane.own_hosts),
+            who_am_i=keys.whoami,
+            derive=keys.derive,
+            now_ns=plane.vault.now_ns,
+        )
+
+    async def _serve_operator(self, routes: Routes, limits: Limits) -> None:
+        path = self._home.socket
+        _clear_socket(path, self._home)
+        server = Server(
+            lambda request: routes.handle(request, on_socket), routes.reject, limits, admit=is_operator
+        )
         self._servers.append(server)
         bound = _private_socket(path)
         self._socket_made = True
@@ -266,7 +342,9 @@ class App:
     # --- while it runs --------------------------------------------------------------------------
 
     def _rotated(self, credential: Credential) -> None:
-        """The pretend vendor's account takes whatever secret the operator set for it."""
+        """Let go of the old secret; a pretend vendor's account takes whatever the operator set for it."""
+        if self._plane is not None:
+            self._plane.forget(credential.name)
         if self._pretend is not None and credential.name == "stripe" and credential.secret is not None:
             self._pretend.expect(credential.secret.reveal())
 
@@ -281,17 +359,16 @@ class App:
             vault.ledger.forget_replays(vault.now_ns() - 24 * 3_600 * 10**9)
 
     def _in_flight(self) -> int:
-        return sum(grant.in_flight for grant in self._vault.grants()) if self._vault else 0
+        return sum(map(len, self._plane.aloft.values())) if self._plane else 0
 
-    async def unknown(self) -> tuple[int, int]:
-        """How many calls have an unknown outcome, and the nano-USD held for them."""
-        return await queries.unknown_totals(self._database.reader) if self._database else (0, 0)
-
-    def status(self, unknown_calls: int, unknown_nano: int) -> wire.Status:
+    async def status(self) -> wire.Status:
         """The status report."""
         vault, credentials = self._vault, self._credentials
         assert vault is not None and credentials is not None  # noqa: S101, PT018 - started
-        now_ns = vault.now_ns()
+        await vault.journal.barrier()
+        reader = vault.journal.database.reader
+        unknown_calls, unknown_nano = await queries.unknown_totals(reader)
+        running = queries.KeyFilter(live=True, running=True, now_ns=vault.now_ns())
         state = "serving"
         if vault.journal.stopped is not None:
             state = f"stopped spending: {vault.journal.stopped}"
@@ -316,7 +393,7 @@ class App:
             ],
             state=state,
             started_at=self._started_at,
-            keys_active=sum(grant.status(now_ns) == "active" for grant in vault.grants()),
+            keys_active=await queries.count_keys(reader, running),
             credentials=[credential_view(credential) for credential in credentials],
             in_flight=self._in_flight(),
             unknown_calls=unknown_calls,

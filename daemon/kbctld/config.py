@@ -20,8 +20,18 @@ from msgspec import Meta, Struct
 
 from kbctl.errors import Exit, KbctlError
 from kbctl.paths import Home
+from kbctld.control.door import SEGMENTS
 from kbctld.core.money import Rates, rates_from
-from kbctld.core.vendor import UNREADABLE_TOML, Vendor, VendorFileError, read_vendor
+from kbctld.core.pace import Rate
+from kbctld.core.vendor import (
+    UNREADABLE_TOML,
+    RateClass,
+    RateTable,
+    Vendor,
+    VendorFileError,
+    read_rates_of,
+    read_vendor,
+)
 from kbctld.http1.server import Limits
 from kbctld.proxy.upstream import UpstreamLimits
 
@@ -72,6 +82,8 @@ class Config(Struct, forbid_unknown_fields=True):
     """US dollars for one unit of a currency; wins over the bundled ECB table."""
     limits: LimitsConfig = msgspec.field(default_factory=LimitsConfig)
     upstream: UpstreamConfig = msgspec.field(default_factory=UpstreamConfig)
+    vendor_rates: dict[str, RateTable] = {}
+    """What a vendor takes of one account; wins over the vendor file and holds wherever it is."""
 
     def server_limits(self) -> Limits:
         limits = self.limits
@@ -140,6 +152,8 @@ def read_vendors(home: Home, config: Config) -> dict[str, Vendor]:
                 raise _wrong(path, str(error)) from None
             if vendor.name != path.stem:
                 raise _wrong(path, f"`name` is {vendor.name}; it takes the file's own name, {path.stem}")
+            if vendor.name in SEGMENTS:
+                raise _wrong(path, f"`name`: /{vendor.name} is the operator API's; take another name")
             if vendor.name in vendors:
                 raise _wrong(path, f"`name`: {vendor.name} is a built-in vendor; take another name")
             vendors[vendor.name] = vendor
@@ -170,6 +184,26 @@ def read_rates(home: Home, config: Config) -> Rates:
         return Rates(dated.isoformat(), {**rates_from(dated.isoformat(), usd).usd_per_unit, **own})
     except ValueError as error:
         raise _wrong(home.config, f"`rates`: {error}") from None
+
+
+def read_vendor_rates(
+    home: Home, config: Config, vendors: dict[str, Vendor]
+) -> dict[str, dict[RateClass, Rate]]:
+    """The operator's own rates, by vendor.
+
+    Raises:
+        KbctlError: exit status 2, for a vendor that is none or a rate that is none.
+    """
+    found = {}
+    for name, table in config.vendor_rates.items():
+        if name not in vendors:
+            known = ", ".join(sorted(vendors))
+            raise _wrong(home.config, f"`vendor_rates` names {name!r}; it takes some of {known}")
+        try:
+            found[name] = read_rates_of(table, f"vendor_rates.{name}")
+        except VendorFileError as error:
+            raise _wrong(home.config, str(error)) from None
+    return found
 
 
 def read_upstreams(texts: list[str], vendors: dict[str, Vendor]) -> dict[str, str]:

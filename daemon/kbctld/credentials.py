@@ -15,7 +15,7 @@ from kbctl.errors import Exit, KbctlError
 from kbctld.core.vendor import Vendor
 from kbctld.secrets.secret import Secret
 from kbctld.secrets.store import SecretStore
-from kbctld.store.journal import Journal, JournalError
+from kbctld.store.journal import Journal, JournalError, changed
 
 log = logging.getLogger("kbctld.credentials")
 
@@ -94,7 +94,7 @@ class Credentials:
     def of_vendor(self, vendor: str) -> bool:
         return any(credential.vendor == vendor for credential in self._all.values())
 
-    async def set(self, name: str, vendor: Vendor, text: str, now_ns: int) -> Credential:
+    async def set(self, name: str, vendor: Vendor, text: str, now_ns: int, actor: str) -> Credential:
         """Store or rotate a secret; the next call uses it.
 
         Raises:
@@ -122,9 +122,9 @@ class Credentials:
                 Exit.USAGE,
             )
         async with self._lock:
-            return await self._set(name, vendor, Secret(text), now_ns)
+            return await self._set(name, vendor, Secret(text), now_ns, actor)
 
-    async def _set(self, name: str, vendor: Vendor, secret: Secret, now_ns: int) -> Credential:
+    async def _set(self, name: str, vendor: Vendor, secret: Secret, now_ns: int, actor: str) -> Credential:
         before = self._all.get(name)
         if before is not None and before.vendor != vendor.name:
             raise KbctlError(
@@ -137,7 +137,12 @@ class Credentials:
         await self.store.write(name, secret)
         if self._journal is not None:
             try:
-                await self._journal.change([(_UPSERT, (name, vendor.name, version, now_ns))])
+                await self._journal.change(
+                    [
+                        (_UPSERT, (name, vendor.name, version, now_ns)),
+                        changed(now_ns, actor, "credential.set", name, {"version": version}),
+                    ]
+                )
             except JournalError as error:
                 await self._put_back(name, before)
                 raise _unrecorded(error) from None
@@ -145,7 +150,7 @@ class Credentials:
         credential = self._all[name] = Credential(name, vendor.name, version, now_ns, secret)
         return credential
 
-    async def remove(self, name: str) -> None:
+    async def remove(self, name: str, now_ns: int, actor: str) -> None:
         """Forget a secret, in memory first.
 
         Raises:
@@ -169,7 +174,11 @@ class Credentials:
             if self._journal is not None:
                 try:
                     await self._journal.change(
-                        [(_LAST_VERSION, (name, self._versions[name])), (_DELETE, (name,))]
+                        [
+                            (_LAST_VERSION, (name, self._versions[name])),
+                            (_DELETE, (name,)),
+                            changed(now_ns, actor, "credential.remove", name, {}),
+                        ]
                     )
                 except JournalError as error:
                     raise _unrecorded(error) from None

@@ -1,59 +1,129 @@
 """The state of the daemon between its two planes: grants, money and rows, in memory and in the journal.
 
-What must stay true: memory is a fold of the journal. Whatever may only become true once it is durable
-(a new key) is recorded first; whatever must bite at once (a revocation) is done in memory first and
-reported only when it is durable too. Money is set aside in memory, without awaiting, and its row is
-durable before anything acts on it.
+What must stay true:
+
+- memory is a fold of the journal. Whatever may only become true once it is durable (a new key, a wider
+  limit) is recorded first; whatever must bite at once (a revocation, a pause) is done in memory first and
+  reported only when it is durable too;
+- money is set aside in memory, without awaiting, and its row is durable before anything acts on it;
+- a key is read from the database when it is first used, and stays. Keys with an open hold are read at
+  start, with their ancestors and tenants, so that an account in memory always knows all that is held on it;
+- each key, and each tenant, has one ``Scope`` in memory, ever: two would be two caps.
 
 The data plane asks five things of it: ``find``, ``recall``, ``authorize``, ``append`` and ``settle``.
 """
 
+import asyncio
 import json
 import secrets
+import sqlite3
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from kbctld.core.clock import Clock
 from kbctld.core.cost import Price, Remembered
-from kbctld.core.grant import EntryError, Grant, label_matches, read_entry
+from kbctld.core.grant import EntryError, Grant, label_matches, label_segments, read_entry
 from kbctld.core.ledger import Account, Attempt, Hold, Ledger, Outcome, Scope, Verdict, day_of
+from kbctld.core.limits import Limits
 from kbctld.core.money import Rates
+from kbctld.core.pace import Bucket, read_loop, read_rate
 from kbctld.core.policy import Access, Permit, Request, authorize
-from kbctld.core.refusal import Refusal
+from kbctld.core.refusal import Code, Refusal
+from kbctld.core.rule import RuleError, read_rule
 from kbctld.core.vault_key import base62, digest, mint, same
 from kbctld.core.vendor import Vendor
 from kbctld.store import queries
 from kbctld.store.database import Database
-from kbctld.store.journal import CallRow, Journal, JournalError, Statement
+from kbctld.store.journal import CallRow, Journal, JournalError, Statement, changed
 
+T = TypeVar("T")
+
+DEPTH_MAX = 8
+"""How many ancestors a key may have."""
+CHILDREN_MAX = 10_000
+"""How many living keys may come from one: an agent derives them without asking anybody."""
 _OBJECTS_MAX = 100_000
 _RETRY_MEMORY_NS = 24 * 3_600_000_000_000
+_REVOKED_AT_ONCE = 20_000
+_LOCKED_RETRY_S = 0.2
 
 _INSERT_KEY = """
 INSERT INTO vault_key (no, key_id, digest, ending, vendors, daily_cap_nano, total_cap_nano, call_cap_nano,
-    allow, deny, label, tenant, metadata, credential, created_ns, expires_ns)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+    allow, deny, rules, daily_requests, rate, loop, on_loop, stamp, label, tenant, metadata, credential,
+    parent_no, policy, said, override, created_ns, expires_ns)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+"""
+_INSERT_SEGMENT = "INSERT INTO label_segment (segment, key_no) VALUES (?, ?)"
+_UPDATE_LIMITS = """UPDATE vault_key SET
+    vendors = ?, daily_cap_nano = ?, total_cap_nano = ?, call_cap_nano = ?, allow = ?, deny = ?, rules = ?,
+    daily_requests = ?, rate = ?, loop = ?, on_loop = ?, stamp = ?
+WHERE no = ?
+"""
+_REVOKE = (
+    "UPDATE vault_key SET revoked_ns = ? WHERE revoked_ns IS NULL AND no IN (SELECT value FROM json_each(?))"
+)
+_SET_POLICY = """
+INSERT INTO policy (name, limits, set_ns) VALUES (?, ?, ?)
+ON CONFLICT (name) DO UPDATE SET limits = excluded.limits, set_ns = excluded.set_ns
+"""
+_SET_TENANT = """
+INSERT INTO tenant (name, daily_cap_nano, total_cap_nano, call_cap_nano, daily_requests, rate, set_ns)
+VALUES (?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT (name) DO UPDATE SET daily_cap_nano = excluded.daily_cap_nano,
+    total_cap_nano = excluded.total_cap_nano, call_cap_nano = excluded.call_cap_nano,
+    daily_requests = excluded.daily_requests, rate = excluded.rate, set_ns = excluded.set_ns
 """
 
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """What a new key shall be allowed, checked and resolved; texts as the operator gave them."""
+    """What a new key shall be, checked and resolved; texts as they were given.
 
-    vendors: tuple[str, ...]
-    daily_cap_nano: int | None
-    total_cap_nano: int | None
-    call_cap_nano: int | None
-    allow: tuple[str, ...] | None
-    deny: tuple[str, ...]
+    Attributes:
+        limits: resolved; ``vendors`` is never None.
+        said: JSON of the limits that were said beside the policy, for when the policy changes.
+        override: whether those win over the policy even where they are wider.
+    """
+
+    limits: Limits
     label: str
     tenant: str | None
     metadata: Mapping[str, str]
     credential: str | None
-    lifetime_ns: int | None
+    parent: Grant | None = None
+    policy: str | None = None
+    said: str = "{}"
+    override: bool = False
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Selection:
+    """Which keys a revocation means; what is derived from one of them is meant with it."""
+
+    numbers: frozenset[int] = frozenset()
+    tenant: str | None = None
+    label: str | None = None
+    all: bool = False
+
+    def means(self, grant: Grant) -> bool:
+        """Whether this very key is named, not counting what it comes from."""
+        return (
+            self.all
+            or grant.no in self.numbers
+            or (self.tenant is not None and grant.tenant == self.tenant)
+            or (self.label is not None and label_matches(grant.label, self.label))
+        )
+
+    def reaches(self, grant: Grant) -> bool:
+        """Whether it ends this key, itself or through an ancestor."""
+        return any(self.means(holder) for holder in grant.lineage)
+
+
+class TooManyKeysError(Exception):
+    """A key has as many descendants, or ancestors, as any may have."""
 
 
 class Vault:
@@ -63,6 +133,9 @@ class Vault:
         vendors: by name.
         rates: US dollars per unit of other currencies.
         ledger: the open holds.
+        policies: limits as JSON, by name.
+        spent_nano: posted since the start.
+        patience_s: how long a change that has bitten already waits for a locked database.
     """
 
     def __init__(
@@ -72,87 +145,39 @@ class Vault:
         rates: Rates,
         *,
         wall_ns: Callable[[], int] = time.time_ns,
+        tick_ns: Callable[[], int] = time.monotonic_ns,
     ) -> None:
         self.vendors = vendors
         self.rates = rates
         self.ledger = Ledger()
         self.journal = Journal(database)
+        self.policies: dict[str, str] = {}
+        self.spent_nano = 0
+        self.patience_s = 10.0
         self._database = database
         self._wall_ns = wall_ns
+        self._tick_ns = tick_ns
         self._clock = Clock(0)
+        self._last_no = 0
         self._by_digest: dict[bytes, Grant] = {}
-        self._by_id: dict[str, Grant] = {}
+        self._by_no: dict[int, Grant] = {}
+        self._tenants: dict[str, Scope] = {}
+        self._children: dict[int, int] = {}
+        self._revoking: set[Selection] = set()
+        self._reading = asyncio.Lock()
         self._objects: OrderedDict[tuple[str, str, str], Remembered] = OrderedDict()
 
     # --- start and stop -------------------------------------------------------------------------
 
     async def load(self) -> None:
-        """Rebuild memory from the journal."""
+        """Read what must be in memory before the first call: time, policies, and whoever has an open hold."""
         reader = self._database.reader
         await queries.mark_pending_unknown(self._database.writer)
         self._clock = Clock(await queries.highest_ns(reader))
-        by_no: dict[int, Grant] = {}
-        async for row in queries.vault_keys(reader):
-            grant = self._stored(row)
-            by_no[grant.no] = grant
-            self._enter(grant)
-        async for key_no, day, nano in queries.spends(reader):
-            by_no[key_no].scopes[0].account.post(day, nano)
-        async for row in queries.calls_to_remember(reader, self.now_ns() - _RETRY_MEMORY_NS):
-            self._restore(row, by_no[row["key_no"]])
-
-    def _stored(self, row: dict[str, Any]) -> Grant:
-        allow = None if row["allow"] is None else tuple(json.loads(row["allow"]))
-        terms = Terms(
-            tuple(json.loads(row["vendors"])),
-            row["daily_cap_nano"],
-            row["total_cap_nano"],
-            row["call_cap_nano"],
-            allow,
-            tuple(json.loads(row["deny"])),
-            row["label"],
-            row["tenant"],
-            json.loads(row["metadata"]),
-            row["credential"],
-            None,
-        )
-        named = (row["no"], row["key_id"], row["digest"], row["ending"])
-        try:
-            grant = self._grant(*named, terms, row["created_ns"])
-        except EntryError as error:
-            # The vendor file no longer has an operation that the key's lists name. Passing over an entry of
-            # the deny list would widen the key, so the key stops instead.
-            grant = self._grant(*named, replace(terms, allow=(), deny=()), row["created_ns"])
-            grant.frozen = f"its endpoint list can't be read any more: {error}"
-        grant.expires_ns, grant.revoked_ns = row["expires_ns"], row["revoked_ns"]
-        grant.frozen = row["frozen"] or grant.frozen
-        return grant
-
-    def _restore(self, row: dict[str, Any], grant: Grant) -> None:
-        call = CallRow(row["call_id"], row["ts_ns"], key_no=grant.no)
-        call.no, call.amount_nano = row["no"], row["amount_nano"]
-        # What it says of its end already stays, when a retry ends it otherwise.
-        call.status, call.reason, call.vendor_request_id = (
-            row["status"],
-            row["reason"],
-            row["vendor_request_id"],
-        )
-        call.latency_us, call.upstream_us = row["latency_us"], row["upstream_us"]
-        hold = Hold(
-            row=call,
-            call_id=call.call_id,
-            accounts=tuple(scope.account for scope in grant.scopes),
-            day=day_of(call.ts_ns),
-            nano=call.amount_nano,
-            request=row["request_digest"] or b"",
-            replay=row["replay_digest"],
-            held_ns=call.ts_ns,
-        )
-        if row["outcome"] == Outcome.POSTED:
-            hold.outcome, hold.attempts = Outcome.POSTED, 0
-            self.ledger.restore_replay(hold)
-        else:
-            self.ledger.restore_hold(hold)
+        self._last_no = await queries.last_key_no(reader)
+        self.policies = await queries.policies(reader)
+        for number in await queries.keys_with_open_holds(reader):
+            await self._by_number(number)
 
     async def close(self) -> None:
         await self.journal.close()
@@ -164,99 +189,397 @@ class Vault:
         """Effective time: never before any time that was acted on."""
         return self._clock.at(self._wall_ns())
 
+    def tick_ns(self) -> int:
+        """Monotonic time, for rates and windows."""
+        return self._tick_ns()
+
     def new_row(self) -> CallRow:
         """An audit row for an attempt that begins now."""
         return CallRow(f"call_{_random_name(16)}", self.now_ns())
 
-    # --- keys -----------------------------------------------------------------------------------
+    # --- finding keys ---------------------------------------------------------------------------
 
-    def find(self, vault_key: str) -> Grant | None:
-        """The grant of a vault key."""
+    async def find(self, vault_key: str) -> Grant | None:
+        """The grant of a vault key.
+
+        Raises:
+            JournalError: it is not in memory and the database can't be read.
+        """
         wanted = digest(vault_key)
         grant = self._by_digest.get(wanted)
+        if grant is None:
+            async with self._reading:
+                grant = self._by_digest.get(wanted)
+                if grant is None:
+                    row = await self._read(queries.key_by_digest(self._database.reader, wanted))
+                    grant = None if row is None else await self._enter_stored(row)
         return grant if grant is not None and same(grant.digest, wanted) else None
 
-    def grants(self) -> Iterable[Grant]:
-        """All that were ever issued, oldest first."""
-        return self._by_id.values()
-
-    def named(self, reference: str) -> list[Grant]:
+    async def named(self, reference: str) -> list[Grant]:
         """The grants that a key id, the beginning of one, or a vault key can mean."""
-        exact = self._by_id.get(reference) or self.find(reference)
-        if exact is not None:
-            return [exact]
-        if not reference.startswith("vk_") or len(reference) < 4:
+        if reference.startswith("vault_key_"):
+            found = await self.find(reference)
+            return [] if found is None else [found]
+        if not reference.startswith("vk_") or len(reference) < 4 or not reference.isascii():
             return []
-        return [grant for key_id, grant in self._by_id.items() if key_id.startswith(reference)]
+        await self.journal.barrier()
+        numbers = await self._read(queries.keys_named(self._database.reader, reference))
+        return [grant for number in numbers[:2] if (grant := await self._by_number(number))]
 
-    def labelled(self, label: str) -> list[Grant]:
-        """The grants whose label has all segments of this one."""
-        return [grant for grant in self._by_id.values() if label_matches(grant.label, label)]
+    async def view(self, row: dict[str, Any]) -> Grant:
+        """The grant of a row, to look at: the living one where there is one, else one that nobody keeps."""
+        grant = self._by_no.get(row["no"])
+        return grant if grant is not None else await self._stored(row, keep=False)
 
-    async def issue(self, terms: Terms) -> tuple[Grant, str]:
+    async def tenant(self, name: str) -> Scope:
+        """What all keys of a tenant have together."""
+        scope = self._tenants.get(name)
+        if scope is None:
+            async with self._reading:
+                scope = await self._tenant(name)
+        return scope
+
+    def loaded(self) -> Iterable[Grant]:
+        """The grants in memory: all that were used since the start."""
+        return self._by_no.values()
+
+    async def _by_number(self, number: int) -> Grant | None:
+        grant = self._by_no.get(number)
+        if grant is None:
+            async with self._reading:
+                return await self._numbered(number, keep=True)
+        return grant
+
+    async def _numbered(self, number: int, *, keep: bool) -> Grant | None:
+        grant = self._by_no.get(number)
+        if grant is not None:
+            return grant
+        row = await self._read(queries.key_by_no(self._database.reader, number))
+        if row is None:
+            return None
+        return await (self._enter_stored(row) if keep else self._stored(row, keep=False))
+
+    async def _enter_stored(self, row: dict[str, Any]) -> Grant:
+        grant = await self._stored(row, keep=True)
+        since_ns = self.now_ns() - _RETRY_MEMORY_NS
+        calls = await self._read(queries.calls_to_remember(self._database.reader, grant.no, since_ns))
+        for selection in self._revoking:
+            if grant.revoked_ns is None and selection.reaches(grant):
+                grant.revoked_ns = self.now_ns()  # its row was read before the revocation was on disk
+        self._enter(grant)
+        for call in calls:
+            hold = _stored_hold(call, grant)
+            if hold.outcome is Outcome.POSTED:
+                self.ledger.restore_replay(hold)
+            else:
+                self.ledger.restore_hold(hold)
+        return grant
+
+    async def _stored(self, row: dict[str, Any], *, keep: bool) -> Grant:
+        parent = None
+        if row["parent_no"] is not None:
+            parent = await self._numbered(row["parent_no"], keep=keep)
+        limits = stored_limits(row)
+        tenant = None if row["tenant"] is None else await self._tenant(row["tenant"])
+        account = await self._account(row["key_id"])
+        terms = Terms(
+            limits,
+            row["label"],
+            row["tenant"],
+            json.loads(row["metadata"]),
+            row["credential"],
+            parent,
+            row["policy"],
+        )
+        named = (row["no"], row["key_id"], row["digest"], row["ending"])
+        try:
+            grant = self._grant(*named, terms, account, tenant, row["created_ns"])
+        except (EntryError, RuleError) as error:
+            # The vendor file no longer has an operation that the key's lists name. Passing over an entry of
+            # the deny list would widen the key, so the key stops instead.
+            bare = replace(terms, limits=replace(limits, allow=(), deny=(), rules=()))
+            grant = self._grant(*named, bare, account, tenant, row["created_ns"])
+            grant.frozen = f"its endpoint list or rules can't be read any more: {error}"
+        if grant.scope.bucket is not None and limits.rate is not None:
+            grant.scope.bucket = Bucket.empty_at(limits.rate, self._tick_ns())
+        grant.expires_ns, grant.revoked_ns = row["expires_ns"], row["revoked_ns"]
+        grant.frozen, grant.paused = row["frozen"] or grant.frozen, row["paused"]
+        return grant
+
+    async def _tenant(self, name: str) -> Scope:
+        scope = self._tenants.get(name)
+        if scope is not None:
+            return scope
+        account = await self._account(f"tenant:{name}")
+        row = await self._read(queries.tenant(self._database.reader, name))
+        scope = Scope(f"tenant:{name}", f"tenant {name}", account)
+        if row is not None:
+            rate = None if row["rate"] is None else read_rate(row["rate"])
+            limits = Limits(**{field: row[field] for field in _TENANT_FIELDS}, rate=rate)
+            _limit_scope(scope, limits, self._tick_ns())
+            scope.bucket = None if rate is None else Bucket.empty_at(rate, self._tick_ns())
+        return self._tenants.setdefault(name, scope)
+
+    async def _account(self, scope: str) -> Account:
+        account = Account()
+        for day, nano, requests in await self._read(queries.balances(self._database.reader, scope)):
+            account.post(day, nano)
+            account.requests[day] = requests
+        return account
+
+    async def _read(self, reading: Awaitable[T]) -> T:
+        try:
+            return await reading
+        except sqlite3.Error as error:
+            raise JournalError(f"the database can't be read: {error}") from None
+
+    # --- changing keys --------------------------------------------------------------------------
+
+    async def issue(self, terms: Terms, actor: str) -> tuple[Grant, str]:
         """Make a key; returns when it is durable.
 
         Raises:
             EntryError: an endpoint entry that can't be read.
+            RuleError: a parameter rule that can't be read.
+            TooManyKeysError: its parent has too many ancestors or descendants.
             JournalError: it could not be recorded; there is no key.
         """
+        if terms.parent is not None:
+            await self._count_child(terms.parent)
+        tenant = None if terms.tenant is None else await self.tenant(terms.tenant)
         vault_key = mint(secrets.token_bytes(32))
         now_ns = self.now_ns()
-        number = max((grant.no for grant in self._newest()), default=0) + 1
-        grant = self._grant(
-            number, f"vk_{_random_name(10)}", digest(vault_key), vault_key[-4:], terms, now_ns
-        )
-        grant.expires_ns = None if terms.lifetime_ns is None else now_ns + terms.lifetime_ns
         # The number is taken before the wait, so that two issues at once don't take the same one.
-        self._enter(grant)
-        values = (
-            grant.no,
-            grant.key_id,
-            grant.digest,
-            grant.ending,
-            json.dumps(terms.vendors),
-            terms.daily_cap_nano,
-            terms.total_cap_nano,
-            terms.call_cap_nano,
-            None if terms.allow is None else json.dumps(terms.allow),
-            json.dumps(terms.deny),
-            terms.label,
-            terms.tenant,
-            json.dumps(dict(terms.metadata)),
-            terms.credential,
-            grant.created_ns,
-            grant.expires_ns,
+        grant = self._grant(
+            self._last_no + 1,
+            f"vk_{_random_name(10)}",
+            digest(vault_key),
+            vault_key[-4:],
+            terms,
+            Account(),
+            tenant,
+            now_ns,
         )
+        self._last_no += 1
+        lifetime_ns = terms.limits.lifetime_ns
+        grant.expires_ns = None if lifetime_ns is None else now_ns + lifetime_ns
+        if terms.parent is not None and terms.parent.expires_ns is not None:
+            grant.expires_ns = min(grant.expires_ns or terms.parent.expires_ns, terms.parent.expires_ns)
+        # In memory first: a revocation of its parent or tenant, meanwhile, must find it.
+        self._enter(grant)
+        statements: list[Statement] = [
+            (_INSERT_KEY, _key_values(grant, terms)),
+            *((_INSERT_SEGMENT, (segment, grant.no)) for segment in label_segments(terms.label)),
+            changed(now_ns, actor, "key.issue", grant.key_id, {"label": grant.label}),
+        ]
+        if grant.revoked_ns is not None:
+            statements.append((_REVOKE, (grant.revoked_ns, json.dumps([grant.no]))))
         try:
-            await self.journal.change([(_INSERT_KEY, values)])
+            await self.journal.change(statements)
         except JournalError:
-            del self._by_digest[grant.digest], self._by_id[grant.key_id]
+            del self._by_digest[grant.digest], self._by_no[grant.no]
             raise
         return grant, vault_key
 
-    async def revoke(self, grants: Iterable[Grant]) -> list[Grant]:
-        """Stop keys: in memory at once, then on disk; returns those that were not revoked before.
+    async def _count_child(self, parent: Grant) -> None:
+        if len(parent.lineage) > DEPTH_MAX:
+            raise TooManyKeysError(
+                f"key {parent.key_id} has {DEPTH_MAX} ancestors, as many as a key may have"
+            )
+        root = parent.root
+        if root.no not in self._children:
+            family = await self._read(queries.family(self._database.reader, [root.no], self.now_ns()))
+            self._children.setdefault(root.no, max(len(family) - 1, 0))
+        if self._children[root.no] >= CHILDREN_MAX:
+            # Counted once more before it is refused: some of them may have been revoked since.
+            family = await self._read(queries.family(self._database.reader, [root.no], self.now_ns()))
+            self._children[root.no] = max(len(family) - 1, 0)
+            if self._children[root.no] >= CHILDREN_MAX:
+                raise TooManyKeysError(
+                    f"{CHILDREN_MAX:,} keys come from key {root.key_id}, as many as may; revoke some"
+                )
+        self._children[root.no] += 1
+
+    async def revoke(self, selection: Selection, actor: str) -> tuple[list[int], list[Grant]]:
+        """Stop keys: in memory at once, then on disk.
+
+        Returns:
+            The numbers of the keys it stopped, what was derived from them too, and those of all the selected
+            that have calls under way.
 
         Raises:
-            JournalError: they are stopped until a restart, but that is not durable.
+            JournalError: they are stopped until a restart, but that is not durable yet.
         """
         now_ns = self.now_ns()
-        stopped = []
-        statements: list[Statement] = []
-        for grant in grants:
+        self._revoking.add(selection)
+        reached = [
+            grant
+            for grant in self._by_no.values()
+            if selection.reaches(grant) and (grant.no in selection.numbers or not grant.expired(now_ns))
+        ]
+        stopped = {grant.no for grant in reached if grant.revoked_ns is None}
+        # Again for those that only memory knows of: a retry after a failure must make them durable.
+        numbers = {grant.no for grant in reached}
+        for grant in reached:
             if grant.revoked_ns is None:
                 grant.revoked_ns = now_ns
-                stopped.append(grant)
-            # Again for those that only memory knows of: a retry after a failure must make them durable.
+        chosen: list[int] = list(selection.numbers)
+        if not chosen:
+            wanted = queries.KeyFilter(tenant=selection.tenant, labels=_labels(selection.label))
+            chosen = await self._read(queries.key_numbers(self._database.reader, wanted))
+        stored = await self._read(queries.family(self._database.reader, chosen, now_ns))
+        stopped |= set(stored) - numbers
+        for number in stored:
+            late = self._by_no.get(number)
+            if late is not None and late.revoked_ns is None:
+                late.revoked_ns = now_ns  # issued since we looked, but on disk before we stopped it there
+        ordered = sorted(numbers | set(stored))
+        for start in range(0, len(ordered), _REVOKED_AT_ONCE):
+            part = json.dumps(ordered[start : start + _REVOKED_AT_ONCE])
+            statements: list[Statement] = [(_REVOKE, (now_ns, part))]
+            if start == 0 and stopped:
+                details = {"keys": len(stopped), "tenant": selection.tenant, "label": selection.label}
+                statements.append(changed(now_ns, actor, "key.revoke", _subject(selection, reached), details))
+            await self._record_patiently(statements)
+        # Not waited for: only keys that are being read now could still need it.
+        self._done = asyncio.get_running_loop().create_task(self._forget(selection))
+        return sorted(stopped), [grant for grant in reached if grant.in_flight]
+
+    async def _forget(self, selection: Selection) -> None:
+        async with self._reading:
+            self._revoking.discard(selection)
+
+    async def _record_patiently(self, statements: list[Statement]) -> None:
+        """Record what has already happened in memory; a database that somebody has locked is waited for."""
+        patience = asyncio.get_running_loop().time() + self.patience_s
+        while True:
+            try:
+                await self.journal.change(statements, lasting=True)
+                return
+            except JournalError:
+                if self.journal.stopped or asyncio.get_running_loop().time() > patience:
+                    raise
+            await asyncio.sleep(_LOCKED_RETRY_S)
+
+    async def pause(self, grant: Grant, why: str | None, actor: str) -> None:
+        """Pause a key in memory and on disk, or with None let it go on, on disk first.
+
+        Raises:
+            JournalError: it could not be recorded; a pause holds until a restart all the same.
+        """
+        if why is not None:
+            grant.paused = why
+        action = "key.resume" if why is None else "key.pause"
+        await self._record_patiently(
+            [
+                ("UPDATE vault_key SET paused = ? WHERE no = ?", (why, grant.no)),
+                changed(self.now_ns(), actor, action, grant.key_id, {}),
+            ]
+        )
+        if why is None:
+            grant.paused = None
+            if grant.scope.guard is not None:
+                grant.scope.set_loop(None)
+                grant.scope.set_loop(grant.loop)
+
+    async def set_tenant(self, name: str, limits: Limits, actor: str) -> Scope:
+        """Limit all keys of a tenant together; returns when it is durable.
+
+        Raises:
+            JournalError: it could not be recorded; nothing changed.
+        """
+        scope = await self.tenant(name)
+        now_ns = self.now_ns()
+        values = [getattr(limits, field) for field in _TENANT_FIELDS]
+        rate = None if limits.rate is None else limits.rate.text
+        details = {**dict(zip(_TENANT_FIELDS, values, strict=True)), "rate": rate}
+        await self.journal.change(
+            [
+                (_SET_TENANT, (name, *values, rate, now_ns)),
+                changed(now_ns, actor, "tenant.set", name, details),
+            ]
+        )
+        _limit_scope(scope, limits, self._tick_ns())
+        return scope
+
+    async def set_policies(
+        self,
+        policies: Mapping[str, str | None],
+        pushed: Callable[[dict[str, Any]], Limits] | None,
+        actor: str,
+    ) -> list[str]:
+        """Put policies in place, or with None take them away, all of them or none.
+
+        Args:
+            policies: limits as JSON, by name.
+            pushed: gives the new limits of a live key's row, where the change is to reach live keys.
+            actor: who asked.
+
+        Returns:
+            The ids of the keys whose limits changed with them.
+
+        Raises:
+            JournalError: it could not be recorded; nothing changed.
+        """
+        now_ns = self.now_ns()
+        statements: list[Statement] = []
+        for name, text in policies.items():
             statements.append(
-                (
-                    "UPDATE vault_key SET revoked_ns = ? WHERE no = ? AND revoked_ns IS NULL",
-                    (grant.revoked_ns, grant.no),
-                )
+                ("DELETE FROM policy WHERE name = ?", (name,))
+                if text is None
+                else (_SET_POLICY, (name, text, now_ns))
             )
-        if statements:
+            action = "policy.remove" if text is None else "policy.set"
+            details = {} if text is None else {"limits": json.loads(text)}
+            statements.append(changed(now_ns, actor, action, name, details))
+        # Nobody reads a key meanwhile: it would come in with the limits of before.
+        async with self._reading:
+            moved = dict[int, Limits]()
+            ids = []
+            if pushed is not None:
+                for name in policies:
+                    for row in await self.live_keys_of(name):
+                        limits = pushed(row)
+                        if limits == stored_limits(row):
+                            continue
+                        moved[row["no"]] = limits
+                        ids.append(row["key_id"])
+                        statements.append((_UPDATE_LIMITS, (*_limit_values(limits), row["no"])))
+                        statements.append(
+                            changed(now_ns, actor, "key.limits", row["key_id"], {"policy": name})
+                        )
             await self.journal.change(statements)
-        return stopped
+            for number, limits in moved.items():
+                grant = self._by_no.get(number)
+                if grant is not None:
+                    self._limit(grant, limits)
+        for name, text in policies.items():
+            if text is None:
+                self.policies.pop(name, None)
+            else:
+                self.policies[name] = text
+        return ids
+
+    async def live_keys_of(self, policy: str) -> list[dict[str, Any]]:
+        """The rows of the keys of a policy that are neither revoked nor expired."""
+        await self.journal.barrier()
+        rows = list[dict[str, Any]]()
+        before: int | None = None
+        while True:
+            wanted = queries.KeyFilter(policy=policy, live=True, now_ns=self.now_ns(), before_no=before)
+            page = await self._read(queries.keys(self._database.reader, wanted))
+            rows += page
+            if len(page) < wanted.limit:
+                return rows
+            before = page[-1]["no"]
+
+    async def record(self, statements: Iterable[Statement], actor: str, action: str, subject: str) -> None:
+        """Record an operator's change of something that is not kept here, such as a token.
+
+        Raises:
+            JournalError: it was not recorded.
+        """
+        await self.journal.change([*statements, changed(self.now_ns(), actor, action, subject, {})])
 
     # --- calls ----------------------------------------------------------------------------------
 
@@ -283,6 +606,7 @@ class Vault:
             self.ledger,
             self.rates,
             now_ns=row.ts_ns,
+            tick_ns=self._tick_ns(),
             row=row,
             call_id=row.call_id,
         )
@@ -292,12 +616,27 @@ class Vault:
             row.replay_of = verdict.replay_of
             row.amount_nano = 0 if verdict.replay_of else verdict.attempt.hold.nano
             row.request_digest, row.replay_digest = request.digest, request.replay
+            row.scopes = tuple(scope.name for scope in grant.scopes)
         else:
             row.requested_nano = verdict.requested_nano
             row.currency, row.amount_minor = verdict.currency, verdict.amount_minor
-        own = grant.scopes[0].account
-        row.usage_after_nano = own.used(day_of(row.ts_ns))
+            if verdict.code is Code.LOOP_DETECTED:
+                self._note_pauses(grant)
+        row.usage_after_nano = grant.scope.account.used(day_of(row.ts_ns))
         return verdict
+
+    def _note_pauses(self, grant: Grant) -> None:
+        """A loop guard may have paused its key just now."""
+        self.journal.note(
+            [
+                (
+                    "UPDATE vault_key SET paused = ? WHERE no = ? AND paused IS NULL",
+                    (holder.paused, holder.no),
+                )
+                for holder in grant.lineage
+                if holder.paused
+            ]
+        )
 
     async def append(self, row: CallRow) -> None:
         """Make the row durable. Nothing of the call may leave before this returns.
@@ -321,8 +660,10 @@ class Vault:
         for change in self.ledger.settle(attempt, verdict, spent_nano=spent_nano, replayed=replayed):
             row: CallRow = change.row
             row.outcome, row.amount_nano = change.outcome.value, change.nano
-            if change.outcome is Outcome.POSTED and change.nano and row.key_no is not None:
-                self.journal.spend(row.key_no, hold.day, change.nano)
+            if change.outcome is Outcome.POSTED and change.nano:
+                self.spent_nano += change.nano
+                for scope in grant.scopes:
+                    self.journal.spend(scope.name, hold.day, change.nano)
             self.journal.finish(row)
         self.journal.finish(attempt.row)
         if spent_nano is not None and spent_nano > hold.nano and grant.frozen is None:
@@ -349,36 +690,165 @@ class Vault:
         if len(self._objects) > _OBJECTS_MAX:
             self._objects.popitem(last=False)
 
-    def _newest(self) -> Iterable[Grant]:
-        return [next(reversed(self._by_id.values()))] if self._by_id else []
-
     def _enter(self, grant: Grant) -> None:
         self._by_digest[grant.digest] = grant
-        self._by_id[grant.key_id] = grant
+        self._by_no[grant.no] = grant
 
     def _grant(
-        self, number: int, key_id: str, key_digest: bytes, ending: str, terms: Terms, created_ns: int
+        self,
+        number: int,
+        key_id: str,
+        key_digest: bytes,
+        ending: str,
+        terms: Terms,
+        account: Account,
+        tenant: Scope | None,
+        created_ns: int,
     ) -> Grant:
-        # A vendor file may be gone since the key was issued: its entries then cover nothing.
-        vendors = [self.vendors[name] for name in terms.vendors if name in self.vendors]
-        own = Scope(f"key {key_id}", Account(), terms.daily_cap_nano, terms.total_cap_nano)
-        return Grant(
+        parent = terms.parent
+        scope = Scope(key_id, f"key {key_id}", account)
+        above = () if parent is None else tuple(holder.scope for holder in parent.lineage)
+        grant = Grant(
             no=number,
             key_id=key_id,
             digest=key_digest,
             ending=ending,
-            vendors=terms.vendors,
-            scopes=(own,),
-            call_cap_nano=terms.call_cap_nano,
-            allow=None if terms.allow is None else tuple(read_entry(text, vendors) for text in terms.allow),
-            deny=tuple(read_entry(text, vendors) for text in terms.deny),
+            ancestors=() if parent is None else parent.lineage,
+            scope=scope,
+            scopes=(scope, *above, *(() if tenant is None else (tenant,))),
+            vendors=(),
+            allow=None,
+            deny=(),
+            rules=(),
+            loop=None,
+            stamp=False,
             label=terms.label,
             tenant=terms.tenant,
             metadata=terms.metadata,
             credential=terms.credential,
+            policy=terms.policy,
             created_ns=created_ns,
             expires_ns=None,
         )
+        self._limit(grant, terms.limits)
+        return grant
+
+    def _limit(self, grant: Grant, limits: Limits) -> None:
+        """Put limits in place of a grant's.
+
+        Raises:
+            EntryError: an endpoint entry that can't be read; nothing changed.
+            RuleError: a parameter rule that can't be read; nothing changed.
+        """
+        names = limits.vendors or ()
+        # A vendor file may be gone since the key was issued: its entries then cover nothing.
+        vendors = [self.vendors[name] for name in names if name in self.vendors]
+        allow = None if limits.allow is None else tuple(read_entry(text, vendors) for text in limits.allow)
+        deny = tuple(read_entry(text, vendors) for text in limits.deny)
+        rules = tuple(read_rule(text, vendors) for text in limits.rules)
+        grant.vendors, grant.allow, grant.deny, grant.rules = names, allow, deny, rules
+        grant.stamp, grant.loop = limits.stamp, limits.loop
+        _limit_scope(grant.scope, limits, self._tick_ns())
+        grant.scope.set_loop(limits.loop)
+
+
+_TENANT_FIELDS = ("daily_cap_nano", "total_cap_nano", "call_cap_nano", "daily_requests")
+
+
+def _limit_scope(scope: Scope, limits: Limits, tick_ns: int) -> None:
+    for field in _TENANT_FIELDS:
+        setattr(scope, field, getattr(limits, field))
+    scope.set_rate(limits.rate, tick_ns)
+
+
+def _labels(label: str | None) -> tuple[str, ...]:
+    return () if label is None else (label,)
+
+
+def _subject(selection: Selection, reached: list[Grant]) -> str:
+    if selection.tenant is not None:
+        return f"tenant:{selection.tenant}"
+    if selection.label is not None:
+        return selection.label
+    if selection.all:
+        return "all"
+    named = [grant.key_id for grant in reached if grant.no in selection.numbers]
+    return named[0] if len(named) == 1 else f"{len(named)} keys"
+
+
+def _limit_values(limits: Limits) -> tuple[Any, ...]:
+    return (
+        json.dumps(limits.vendors),
+        limits.daily_cap_nano,
+        limits.total_cap_nano,
+        limits.call_cap_nano,
+        None if limits.allow is None else json.dumps(limits.allow),
+        json.dumps(limits.deny),
+        json.dumps(limits.rules),
+        limits.daily_requests,
+        None if limits.rate is None else limits.rate.text,
+        None if limits.loop is None else limits.loop.text,
+        None if limits.loop is None else limits.loop.action,
+        int(limits.stamp),
+    )
+
+
+def _key_values(grant: Grant, terms: Terms) -> tuple[Any, ...]:
+    return (
+        grant.no,
+        grant.key_id,
+        grant.digest,
+        grant.ending,
+        *_limit_values(terms.limits),
+        terms.label,
+        terms.tenant,
+        json.dumps(dict(terms.metadata)),
+        terms.credential,
+        None if terms.parent is None else terms.parent.no,
+        terms.policy,
+        terms.said,
+        int(terms.override),
+        grant.created_ns,
+        grant.expires_ns,
+    )
+
+
+def stored_limits(row: Mapping[str, Any]) -> Limits:
+    """The limits of a key, as they are in its row."""
+    return Limits(
+        vendors=tuple(json.loads(row["vendors"])),
+        daily_cap_nano=row["daily_cap_nano"],
+        total_cap_nano=row["total_cap_nano"],
+        call_cap_nano=row["call_cap_nano"],
+        allow=None if row["allow"] is None else tuple(json.loads(row["allow"])),
+        deny=tuple(json.loads(row["deny"])),
+        rules=tuple(json.loads(row["rules"])),
+        daily_requests=row["daily_requests"],
+        rate=None if row["rate"] is None else read_rate(row["rate"]),
+        loop=None if row["loop"] is None else read_loop(row["loop"], row["on_loop"]),
+        stamp=bool(row["stamp"]),
+    )
+
+
+def _stored_hold(row: dict[str, Any], grant: Grant) -> Hold:
+    call = CallRow(row["call_id"], row["ts_ns"], key_no=grant.no)
+    call.no, call.amount_nano = row["no"], row["amount_nano"]
+    # What it says of its end already stays, when a retry ends it otherwise.
+    call.status, call.reason, call.vendor_request_id = row["status"], row["reason"], row["vendor_request_id"]
+    call.latency_us, call.upstream_us = row["latency_us"], row["upstream_us"]
+    posted = row["outcome"] == Outcome.POSTED
+    return Hold(
+        row=call,
+        call_id=call.call_id,
+        accounts=tuple(scope.account for scope in grant.scopes),
+        day=day_of(call.ts_ns),
+        nano=call.amount_nano,
+        request=row["request_digest"] or b"",
+        replay=row["replay_digest"],
+        held_ns=call.ts_ns,
+        outcome=Outcome.POSTED if posted else Outcome.PENDING,
+        attempts=0,
+    )
 
 
 def _random_name(digits: int) -> str:

@@ -116,7 +116,7 @@ def _bash(commands: list[_Command]) -> str:
         "",
         "_kbctl() {",
         "    local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD-1]}",
-        "    local command=kbctl options words at",
+        "    local command=kbctl options words files at",
         "    COMPREPLY=()",
         "    # bash splits --option=value at the sign",
         '    if [[ $cur == "=" ]]; then cur=""',
@@ -151,15 +151,17 @@ def _bash(commands: list[_Command]) -> str:
         words = " ".join(
             [name for name, _ in command.subcommands] + [c for a in command.arguments for c in a.choices]
         )
+        files = " files=1" if any(argument.files for argument in command.arguments) else ""
         lines += [
             f'        "{" ".join(("kbctl", *command.path))}")',
             f'            options="{options}"',
-            f'            words="{words}" ;;',
+            f'            words="{words}"{files} ;;',
         ]
     lines += [
         "    esac",
         "    if [[ $cur == -* ]]; then words=$options; fi",
         '    COMPREPLY=($(compgen -W "$words" -- "$cur"))',
+        '    if [[ $files && $cur != -* ]]; then COMPREPLY+=($(compgen -f -- "$cur")); fi',
         "}",
         "",
         "complete -F _kbctl kbctl",

@@ -1,70 +1,102 @@
-"""``issue``, ``keys``, ``show``, ``revoke``: vault keys."""
+"""``issue``, ``keys``, ``show``, ``pause``, ``resume``, ``revoke``: vault keys."""
 
-from typing import TYPE_CHECKING, Annotated
+from shlex import quote
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from kbctl.commands import ask, values
+from kbctl.commands import ask, options, values
 from kbctl.commands.command import Command
-from kbctl.errors import Exit, KbctlError
 
 if TYPE_CHECKING:
     from kbctl import wire
 
-_STATUSES = ("active", "frozen", "revoked", "expired", "all")
+_STATUSES = ("active", "paused", "frozen", "revoked", "expired", "all")
+
+_Key = Annotated[str, typer.Argument(metavar="KEY", help="Key id, a unique prefix of it, or the vault key.")]
 
 
 def register(app: typer.Typer) -> None:
     """Add these commands."""
-    app.command(cls=Command)(issue)
-    app.command(cls=Command)(keys)
-    app.command(cls=Command)(show)
-    app.command(cls=Command)(revoke)
+    for command in (issue, keys, show, pause, resume, revoke):
+        app.command(cls=Command)(command)
 
 
 def issue(
     tenant: Annotated[str | None, typer.Option(metavar="T", help="Whose agent it is.")] = None,
-    cap: Annotated[str | None, typer.Option(metavar="USD|none", help="Dollars a day (UTC), or none.")] = None,
-    total_cap: Annotated[str | None, typer.Option(metavar="USD", help="Dollars over the key's life.")] = None,
-    call_cap: Annotated[str | None, typer.Option(metavar="USD", help="Dollars a call.")] = None,
-    vendor: Annotated[
-        list[str] | None,
-        typer.Option(metavar="V", help="Only this vendor. Repeatable. [default: all with a credential]"),
+    cap: options.Cap = None,
+    total_cap: options.TotalCap = None,
+    call_cap: options.CallCap = None,
+    vendor: options.Vendor = None,
+    allow: options.Allow = None,
+    deny: options.Deny = None,
+    param: options.Param = None,
+    requests: options.Requests = None,
+    rate: options.Rate = None,
+    loop: options.Loop = None,
+    on_loop: options.OnLoop = None,
+    ttl: options.Ttl = None,
+    policy: Annotated[
+        str | None, typer.Option(metavar="P", help="Its limits; what else is said may only tighten them.")
     ] = None,
-    allow: Annotated[
-        list[str] | None,
-        typer.Option(metavar="ENTRY", help="Only these calls: 'METHOD /path' or an operation. Repeatable."),
-    ] = None,
-    deny: Annotated[
-        list[str] | None, typer.Option(metavar="ENTRY", help="Not these calls, even if allowed. Repeatable.")
-    ] = None,
-    ttl: Annotated[
-        str | None, typer.Option(metavar="2h|never", help="How long it lives. [default: 24h]")
+    override: Annotated[
+        bool, typer.Option("--override", help="Let what else is said widen the policy.")
+    ] = False,
+    parent: Annotated[
+        str | None, typer.Option(metavar="KEY", help="Derive it from this key, within its limits.")
     ] = None,
     label: Annotated[str | None, typer.Option(metavar="L", help="What to find its calls by.")] = None,
     meta: Annotated[
         list[str] | None, typer.Option(metavar="K=V", help="Metadata of every row. Repeatable.")
     ] = None,
+    stamp: options.Stamp = False,
     credential: Annotated[
         str | None, typer.Option(metavar="NAME", help="Which real key, where a vendor has several.")
     ] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    json: options.Json = False,
 ) -> None:
     """Issue a vault key, for one agent to hold.
 
-    The key is shown once. Piped, it is all that is printed.
+    The key is shown once. Piped, it is all that is printed. A cap must be said,
+    unless a policy or a parent says it.
 
     \b
     Example:
       kbctl issue --tenant acme --cap 500
-      kbctl issue --tenant acme --cap 20 --ttl 2h \\
+      kbctl issue --tenant acme --cap 20 --ttl 2h --rate 5/s \\
           --allow "POST /v1/payment_intents" --meta agent_run_id=run_42
+      kbctl issue --tenant acme --policy free
+      kbctl issue --parent vk_3f9c2a --cap 5
       KEY=$(kbctl issue --tenant acme --cap 500)
     """
-    from kbctl import render
+    from kbctl import limits, render
     from kbctl.client import Client
 
-    request = _request(tenant, cap, total_cap, call_cap, vendor, allow, deny, ttl, label, meta, credential)
+    wanted = limits.from_options(
+        cap=cap,
+        total_cap=total_cap,
+        call_cap=call_cap,
+        vendors=vendor,
+        allow=allow,
+        deny=deny,
+        param=param,
+        requests=requests,
+        rate=rate,
+        loop=loop,
+        on_loop=on_loop,
+        ttl=ttl,
+        stamp=stamp or None,
+    )
+    identity = {
+        "tenant": tenant,
+        "agent_run_label": label,
+        "metadata": values.pairs("--meta", meta) if meta else None,
+        "credential": credential,
+        "policy": policy,
+        "override": override or None,
+        "parent_vault_key": parent,
+    }
+    request = _request(wanted | {name: value for name, value in identity.items() if value is not None})
     with Client() as client:
         issued = client.issue(request)
         if json:
@@ -75,43 +107,16 @@ def issue(
             typer.echo(issued.vault_key)
 
 
-def _request(
-    tenant: str | None,
-    cap: str | None,
-    total_cap: str | None,
-    call_cap: str | None,
-    vendors: list[str] | None,
-    allow: list[str] | None,
-    deny: list[str] | None,
-    ttl: str | None,
-    label: str | None,
-    meta: list[str] | None,
-    credential: str | None,
-) -> "wire.IssueRequest":
-    from msgspec import UNSET
+def _request(fields: dict[str, Any]) -> "wire.IssueRequest":
+    from kbctl import limits, wire
 
-    from kbctl import wire
-
-    if cap is None and total_cap is None:
-        raise KbctlError(
-            "cap_needed",
-            "say how much the key may spend a day, or none",
-            f"kbctl issue {f'--tenant {tenant} ' if tenant else ''}--cap 500",
-            Exit.USAGE,
-        )
-    return wire.IssueRequest(
-        tenant=tenant,
-        daily_usd_cap=UNSET if cap is None else values.usd_or_none("--cap", cap),
-        total_usd_cap=None if total_cap is None else values.usd("--total-cap", total_cap),
-        call_usd_cap=None if call_cap is None else values.usd("--call-cap", call_cap),
-        vendors=vendors or None,
-        allowed_endpoints=allow or None,
-        denied_endpoints=deny or None,
-        expires_in=None if ttl is None else values.ttl("--ttl", ttl),
-        agent_run_label=label,
-        metadata=values.pairs("--meta", meta) if meta else None,
-        credential=credential,
+    tenant = f"--tenant {quote(fields['tenant'])} " if "tenant" in fields else ""
+    limits.check_said(
+        fields,
+        f"kbctl issue {tenant}--cap 500",
+        f"kbctl issue {tenant}--policy free --cap 500 --override",
     )
+    return wire.IssueRequest(**fields)
 
 
 def _environment(key: "wire.IssuedKey") -> dict[str, str]:
@@ -130,12 +135,10 @@ def _environment(key: "wire.IssuedKey") -> dict[str, str]:
 def keys(
     tenant: Annotated[str | None, typer.Option(metavar="T", help="Only this tenant's.")] = None,
     label: Annotated[str | None, typer.Option(metavar="L", help="Only with this label segment.")] = None,
-    status: Annotated[
-        str, typer.Option(metavar="active|frozen|revoked|expired|all", help="Only in this state.")
-    ] = "active",
+    status: Annotated[str, typer.Option(metavar="|".join(_STATUSES), help="Only in this state.")] = "active",
     json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
-    jsonl: Annotated[bool, typer.Option("--jsonl", help="Print one JSON object a line.")] = False,
-    csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
+    jsonl: options.Jsonl = False,
+    csv: options.Csv = False,
 ) -> None:
     """List vault keys, each with its spend against its cap.
 
@@ -144,21 +147,23 @@ def keys(
       kbctl keys
       kbctl keys --tenant acme --status all
     """
-    from kbctl import render, wire
+    from kbctl import calls, render, wire
     from kbctl.client import Client
 
     values.choice("--status", status, _STATUSES)
     one_format(json, jsonl, csv)
     with Client() as client:
-        found = client.keys(tenant=tenant, label=label, status=status)
+        pages = client.key_bodies(tenant=tenant, label=label, status=status)
         if json:
-            render.json_document(client.body)
+            render.json_joined(pages, "keys")
         elif jsonl:
-            render.json_lines([wire.encode(found)])
-        elif csv:
-            render.csv_rows([found], wire.Key)
+            render.json_lines(pages, "keys")
         else:
-            render.keys(found)
+            found = (calls.decode(page, wire.KeyList).keys for page in pages)
+            if csv:
+                render.csv_rows(found, wire.Key)
+            else:
+                render.keys([key for page in found for key in page])
 
 
 def one_format(json: bool, jsonl: bool, csv: bool) -> None:
@@ -168,26 +173,63 @@ def one_format(json: bool, jsonl: bool, csv: bool) -> None:
 
 
 def show(
-    key: Annotated[
-        str, typer.Argument(metavar="KEY", help="Key id, a unique prefix of it, or the vault key.")
-    ],
-    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    key: _Key,
+    tree: Annotated[bool, typer.Option("--tree", help="With everything derived from it.")] = False,
+    json: options.Json = False,
 ) -> None:
     """Show one vault key: limits, spend, holds.
 
     \b
     Example:
       kbctl show vk_3f9c2a
+      kbctl show vk_3f9c2a --tree
     """
     from kbctl import render
     from kbctl.client import Client
 
     with Client() as client:
-        found = client.key(key)
+        if tree:
+            family = client.tree(key)
+            render.json_document(client.body) if json else render.key_tree(family)
+        else:
+            found = client.key(key)
+            render.json_document(client.body) if json else render.key(found)
+
+
+def pause(key: _Key, json: options.Json = False) -> None:
+    """Refuse a vault key's calls until it is resumed.
+
+    \b
+    Example:
+      kbctl pause vk_3f9c2a
+    """
+    from kbctl import render
+    from kbctl.client import Client
+
+    with Client() as client:
+        found = client.pause(key)
         if json:
             render.json_document(client.body)
         else:
-            render.key(found)
+            render.say(f"{found.key_id}: {found.status}; kbctl resume {found.key_id} lets it go on")
+
+
+def resume(key: _Key, json: options.Json = False) -> None:
+    """Let a paused or frozen vault key go on.
+
+    \b
+    Example:
+      kbctl resume vk_3f9c2a
+    """
+    from kbctl import render
+    from kbctl.client import Client
+
+    with Client() as client:
+        found = client.resume(key)
+        if json:
+            render.json_document(client.body)
+        else:
+            render.say(f"{found.key_id}: {found.status}")
 
 
 def revoke(
@@ -197,15 +239,18 @@ def revoke(
     tenant: Annotated[str | None, typer.Option(metavar="T", help="Every key of this tenant.")] = None,
     label: Annotated[str | None, typer.Option(metavar="L", help="Every key with this label segment.")] = None,
     every: Annotated[bool, typer.Option("--all", help="Every key.")] = False,
+    abort: Annotated[
+        bool, typer.Option("--abort", help="Cut calls under way, too; what they hold stays held.")
+    ] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Don't ask.")] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    json: options.Json = False,
 ) -> None:
     """Revoke vault keys, at once and for good. Nobody else's key is touched.
 
     \b
     Example:
       kbctl revoke vk_3f9c2a
-      kbctl revoke --tenant acme
+      kbctl revoke --tenant acme --abort
     """
     from kbctl import render, wire
     from kbctl.client import Client
@@ -217,12 +262,18 @@ def revoke(
         )
     with Client() as client:
         if not key and not yes:
-            _confirm(client.keys(tenant=tenant, label=label, status="active"), tenant, label)
+            _confirm(client.keys(tenant=tenant, label=label, status="active"), tenant, label, abort)
         if key and len(key) == 1:
-            reply = client.revoke(key[0])
+            reply = client.revoke(key[0], abort=abort)
         else:
             reply = client.revoke_all(
-                wire.RevokeRequest(key_ids=key or None, tenant=tenant, label=label, all=every or None)
+                wire.RevokeRequest(
+                    key_ids=key or None,
+                    tenant=tenant,
+                    label=label,
+                    all=every or None,
+                    abort=abort or None,
+                )
             )
         if json:
             render.json_document(client.body)
@@ -230,16 +281,16 @@ def revoke(
             render.revoked(reply)
 
 
-def _confirm(active: "list[wire.Key]", tenant: str | None, label: str | None) -> None:
+def _confirm(active: "list[wire.Key]", tenant: str | None, label: str | None, abort: bool) -> None:
     if tenant is not None:
-        flag, whose = f"--tenant {tenant}", f" of the tenant {tenant}"
+        flag, whose = f"--tenant {quote(tenant)}", f" of the tenant {tenant}"
     elif label is not None:
-        flag, whose = f"--label {label}", f" with the label {label}"
+        flag, whose = f"--label {quote(label)}", f" with the label {label}"
     else:
         flag, whose = "--all", ""
     count = f"{len(active)} active key{'' if len(active) == 1 else 's'}{whose}"
     ask.confirm(
         f"Revoke {count}, for good?",
         refusal=f"revoking {count} needs a yes, and nobody is here to give it",
-        remedy=f"kbctl revoke {flag} --yes",
+        remedy=f"kbctl revoke {flag}{' --abort' if abort else ''} --yes",
     )

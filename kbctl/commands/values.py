@@ -13,7 +13,12 @@ from decimal import Decimal
 from kbctl.errors import Exit, KbctlError
 
 USD_MAX = 1_000_000_000
+COUNT_MAX = 1_000_000_000
+_NANO = Decimal("1e-9")
 _USD = re.compile(r"[0-9]{1,10}(?:\.[0-9]{1,9})?", re.ASCII)
+_COUNT = re.compile(r"[0-9]{1,10}", re.ASCII)
+_RATE = re.compile(r"[1-9][0-9]{0,6}/[smh]", re.ASCII)
+_LOOP = re.compile(r"[1-9][0-9]{0,6}/([1-9][0-9]{0,6}[smhd])", re.ASCII)
 _DURATION = re.compile(r"([1-9][0-9]{0,6})([smhd])", re.ASCII)
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 _TIME = re.compile(
@@ -39,17 +44,59 @@ def usd(option: str, text: str) -> Decimal:
             f"{option} {text!r} is not an amount of dollars: digits, then at most a point and nine more",
             example,
         )
-    amount = Decimal(text)
-    if amount == 0:
-        raise bad_value(f"{option} {text!r} would allow nothing: a cap is above zero", example)
-    if amount > USD_MAX:
-        raise bad_value(f"{option} {text!r} is above {USD_MAX:,} dollars", example)
-    return amount
+    return amount(option, Decimal(text), repr(text))
+
+
+def amount(option: str, number: Decimal | int, shown: str | None = None) -> Decimal:
+    """Dollars above zero that already are a number."""
+    example = f"{option} 500"
+    dollars = Decimal(number)
+    if not dollars.is_finite():
+        raise bad_value(f"{option} {dollars} is not an amount of dollars", example)
+    # Not every number can be written out: some have more digits than Python prints.
+    said = shown or (str(dollars) if abs(dollars) <= USD_MAX else f"{dollars:.3e}")
+    if dollars < 0:
+        raise bad_value(f"{option} {said} is below zero", example)
+    if dollars == 0:
+        raise bad_value(f"{option} {said} would allow nothing: a cap is above zero", example)
+    if dollars > USD_MAX:
+        raise bad_value(f"{option} {said} is above {USD_MAX:,} dollars", example)
+    if dollars % _NANO:
+        raise bad_value(f"{option} {said} has more than nine digits after the point", example)
+    return dollars
 
 
 def usd_or_none(option: str, text: str) -> Decimal | None:
     """Dollars, or the word ``none`` for no cap at all."""
     return None if text == "none" else usd(option, text)
+
+
+def count(option: str, number: str | int) -> int:
+    """How many: at least one."""
+    example = f"{option} 1000"
+    if isinstance(number, str):
+        if not _COUNT.fullmatch(number):
+            raise bad_value(f"{option} {number!r} is not a whole number of digits alone", example)
+        number = int(number)
+    if not 1 <= number <= COUNT_MAX:
+        raise bad_value(f"{option} is not between 1 and {COUNT_MAX:,}", example)
+    return number
+
+
+def rate(option: str, text: str) -> str:
+    """``5/s``, ``100/m``, ``1000/h``."""
+    if not _RATE.fullmatch(text):
+        raise bad_value(f"{option} {text!r} is not a rate: a number, a slash, and s, m or h", f"{option} 5/s")
+    return text
+
+
+def loop(option: str, text: str) -> str:
+    """``20/1m``: so many of the same request in so long."""
+    match = _LOOP.fullmatch(text)
+    if not match:
+        raise bad_value(f"{option} {text!r} is not a number, a slash and a duration", f"{option} 20/1m")
+    duration(option, match[1])
+    return text
 
 
 def duration(option: str, text: str) -> timedelta:

@@ -2,6 +2,7 @@
 
 import getpass
 import io
+import re
 import shutil
 import sys
 import tempfile
@@ -26,6 +27,11 @@ class Seen:
     stdout: str
     stderr: str
     exit_code: int
+
+    @property
+    def plain(self) -> str:
+        """What was read: the answer without colours."""
+        return re.sub(r"\x1b\[[0-9;]*m", "", self.stdout)
 
 
 @pytest.fixture
@@ -72,7 +78,10 @@ class _Terminal(io.TextIOWrapper):
 
 @pytest.fixture
 def terminal(home: Home, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Seen]:
-    """Run a command line at a terminal; ``typed`` are the lines that are typed, hidden or not."""
+    """Run a command line at a terminal; ``typed`` are the lines that are typed, hidden or not.
+
+    Without ``color`` it is a dumb one, which rich takes for 80 columns whatever ``columns`` says.
+    """
 
     def run(*args: str, typed: str = "", columns: int = 80, color: bool = False) -> Seen:
         stdin, stdout, stderr = _Terminal(typed), _Terminal(), _Terminal()

@@ -1,5 +1,6 @@
 """What the tests of the command line speak of: canned replies, and a server that records its requests."""
 
+import itertools
 import json
 import socketserver
 import threading
@@ -15,6 +16,7 @@ from urllib.parse import parse_qsl, urlsplit
 from kbctl import wire
 
 VAULT_KEY = "vault_key_" + "Ab3" * 16 + "Z"
+TOKEN = "kbo_" + "Cd4" * 14
 PROXY = "http://127.0.0.1:4815"
 
 
@@ -27,6 +29,8 @@ class Asked:
     query: tuple[tuple[str, str], ...]
     body: Any
     headers: Mapping[str, str]
+    connection: int = 0
+    """The same for requests that came on one connection."""
 
     @property
     def line(self) -> str:
@@ -71,13 +75,16 @@ class PretendDaemon:
         return self.asked[0]
 
 
-@contextmanager
-def serving(socket: Path, daemon: PretendDaemon) -> Iterator[None]:
-    """The daemon, on a real socket."""
+def _handler(daemon: PretendDaemon) -> type[BaseHTTPRequestHandler]:
+    connections = itertools.count(1)
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
         timeout = 5
+
+        def setup(self) -> None:
+            super().setup()
+            self.number = next(connections)
 
         def respond(self) -> None:
             split = urlsplit(self.path)
@@ -89,6 +96,7 @@ def serving(socket: Path, daemon: PretendDaemon) -> Iterator[None]:
                     query=tuple(parse_qsl(split.query, keep_blank_values=True)),
                     body=json.loads(content, parse_float=Decimal) if content else None,
                     headers={name.lower(): value for name, value in self.headers.items()},
+                    connection=self.number,
                 )
             )
             self.send_response(answer.status)
@@ -106,11 +114,22 @@ def serving(socket: Path, daemon: PretendDaemon) -> Iterator[None]:
         def address_string(self) -> str:
             return "unix"
 
-    class Server(socketserver.ThreadingUnixStreamServer):
-        daemon_threads = False
-        block_on_close = True  # no thread of one test lives on in the next
+    return Handler
 
-    with Server(str(socket), Handler) as server:
+
+class _UnixServer(socketserver.ThreadingUnixStreamServer):
+    daemon_threads = False
+    block_on_close = True  # no thread of one test lives on in the next
+
+
+class _TcpServer(socketserver.ThreadingTCPServer):
+    daemon_threads = False
+    block_on_close = True
+
+
+@contextmanager
+def _running(server: socketserver.BaseServer) -> Iterator[None]:
+    with server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         try:
@@ -118,6 +137,21 @@ def serving(socket: Path, daemon: PretendDaemon) -> Iterator[None]:
         finally:
             server.shutdown()
             thread.join()
+
+
+@contextmanager
+def serving(socket: Path, daemon: PretendDaemon) -> Iterator[None]:
+    """The daemon, on a real socket."""
+    with _running(_UnixServer(str(socket), _handler(daemon))):
+        yield
+
+
+@contextmanager
+def serving_tcp(daemon: PretendDaemon) -> Iterator[str]:
+    """The daemon, or the proxy, on a port of its own: gives its URL."""
+    server = _TcpServer(("127.0.0.1", 0), _handler(daemon))
+    with _running(server):
+        yield f"http://127.0.0.1:{server.server_address[1]}"
 
 
 def refusal(code: str, message: str, remedy: str = "") -> wire.ErrorReply:
@@ -249,3 +283,100 @@ def revocation(**changes: Any) -> wire.RevokeReply:
         "in_flight_usd": Decimal(240),
     }
     return wire.RevokeReply(**(plain | changes))
+
+
+def tenant(**changes: Any) -> wire.Tenant:
+    plain: dict[str, Any] = {
+        "tenant": "acme",
+        "daily_usd_cap": Decimal(2000),
+        "total_usd_cap": None,
+        "call_usd_cap": None,
+        "daily_requests": 1000,
+        "rate": "5/s",
+        "spent_usd": Decimal(1500),
+        "held_usd": Decimal("120.50"),
+        "total_spent_usd": Decimal(9000),
+        "total_held_usd": Decimal("120.50"),
+        "requests_today": 42,
+        "keys_active": 3,
+    }
+    return wire.Tenant(**(plain | changes))
+
+
+def _token_fields(changes: Mapping[str, Any]) -> dict[str, Any]:
+    plain: dict[str, Any] = {
+        "token_id": "tok_5dQ2",
+        "scope": "issue",
+        "note": "billing",
+        "created_at": "2026-11-21T04:12:00Z",
+        "expires_at": "2126-12-21T04:12:00Z",
+        "revoked_at": None,
+    }
+    return plain | dict(changes)
+
+
+def token(**changes: Any) -> wire.Token:
+    return wire.Token(**_token_fields(changes))
+
+
+def created_token(**changes: Any) -> wire.CreatedToken:
+    return wire.CreatedToken(token=TOKEN, **_token_fields(changes))
+
+
+def policy(**changes: Any) -> wire.Policy:
+    plain: dict[str, Any] = {"name": "free", "daily_usd_cap": Decimal(5), "rate": "1/s"}
+    return wire.Policy(**(plain | changes))
+
+
+def policy_change(**changes: Any) -> wire.PolicyChange:
+    plain: dict[str, Any] = {
+        "name": "free",
+        "action": "change",
+        "fields": {
+            "daily_usd_cap": [5, Decimal("7.50")],
+            "allowed_endpoints": [["GET /v1/a", "GET /v1/b"], ["GET /v1/b", "GET /v1/c"]],
+            "rate": ["1/s", None],
+        },
+        "live_keys": 3,
+    }
+    return wire.PolicyChange(**(plain | changes))
+
+
+def policy_changes(*changes: wire.PolicyChange, **more: Any) -> wire.PolicyChanges:
+    plain: dict[str, Any] = {"applied": True, "keys_changed": []}
+    return wire.PolicyChanges(changes=list(changes or (policy_change(),)), **(plain | more))
+
+
+def spent(**changes: Any) -> wire.Spend:
+    plain: dict[str, Any] = {
+        "key": "vk_3f9c2a7d10",
+        "calls": 1234,
+        "refused": 7,
+        "spent_usd": Decimal(360),
+        "held_usd": Decimal(120),
+        "cap_usd": Decimal(500),
+    }
+    return wire.Spend(**(plain | changes))
+
+
+def change(**changes: Any) -> wire.Change:
+    plain: dict[str, Any] = {
+        "timestamp": "2026-11-20T09:30:00.000001Z",
+        "actor": "uid 1000",
+        "action": "key.revoke",
+        "subject": "vk_3f9c2a7d10",
+        "details": {"in_flight": 2, "usd": Decimal("240.10")},
+    }
+    return wire.Change(**(plain | changes))
+
+
+def vendor(**changes: Any) -> wire.Vendor:
+    plain: dict[str, Any] = {
+        "name": "stripe",
+        "title": "Stripe",
+        "origin": "https://api.stripe.com",
+        "docs": "https://docs.stripe.com/api",
+        "operations": 120,
+        "credentials": ["stripe", "stripe:eu"],
+    }
+    return wire.Vendor(**(plain | changes))

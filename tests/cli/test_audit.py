@@ -182,12 +182,12 @@ def test_at_a_terminal(terminal: Callable[..., Seen], daemon: PretendDaemon, col
     path = "/v1/payment_intents/pi_3MtwBwLkdIwHu7ix28a3tqPa/confirm"
     daemon.on("GET /audit", [denied(endpoint=path, policy_check_result="endpoint_not_allowed")])
 
-    seen = terminal("audit", columns=columns)
+    seen = terminal("audit", columns=columns, color=True)
 
     for whole in ("vk_3f9c2a7d10", "$120.00", "endpoint_not_allowed"):
-        assert whole in seen.stdout
+        assert whole in seen.plain
     if columns >= 80:
-        assert max(map(len, seen.stdout.splitlines())) <= columns
+        assert max(map(len, seen.plain.splitlines())) <= columns
 
 
 def _until_ctrl_c(monkeypatch: pytest.MonkeyPatch, rounds: int) -> None:

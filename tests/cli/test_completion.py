@@ -39,7 +39,11 @@ def test_syntax(shell: str) -> None:
 
 
 OFFERS = [
-    ("kbctl re", {"revoke"}),
+    ("kbctl re", {"revoke", "resume"}),
+    ("kbctl policy ", {"set", "apply", "list", "show", "remove"}),
+    ("kbctl token create --scope ", {"read", "issue", "admin"}),
+    ("kbctl issue --on-loop ", {"deny", "pause"}),
+    ("kbctl spend --by te", {"tenant"}),
     ("kbctl credential ", {"set", "list", "remove"}),
     ("kbctl keys --status re", {"revoked"}),
     ("kbctl issue --cap ", {"none"}),
@@ -64,6 +68,20 @@ def test_bash(line: str, offers: set[str]) -> None:
     done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True)
 
     assert set(done.stdout.split()) == offers
+
+
+def test_bash_offers_files(tmp_path: Path) -> None:
+    """Where a command reads one."""
+    (tmp_path / "policies.toml").touch()
+    script = f"""
+        cd {tmp_path}; source {SCRIPTS / "kbctl.bash"}
+        COMP_WORDS=(kbctl policy apply po); COMP_CWORD=3
+        _kbctl; printf '%s\\n' "${{COMPREPLY[@]}}"
+    """
+
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True)
+
+    assert done.stdout.split() == ["policies.toml"]
 
 
 @pytest.mark.parametrize(("line", "offers"), OFFERS)

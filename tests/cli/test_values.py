@@ -40,6 +40,40 @@ def test_not_dollars(text: str) -> None:
     assert refused.value.remedy == "--cap 500"
 
 
+@pytest.mark.parametrize(
+    "number",
+    [
+        *(0, -1, 10**9 + 1),
+        *(
+            Decimal(text)
+            for text in ("NaN", "sNaN", "Infinity", "-0.5", "1e-10", "1e400", "1e-400", "0e-400")
+        ),
+    ],
+)
+def test_not_dollars_either(number: Decimal | int) -> None:
+    """A number is held to the same, whatever number it is; and a complaint can be printed."""
+    for each in (number, 10**5000, -(10**5000)):  # which pytest can't print
+        with pytest.raises(KbctlError) as refused:
+            values.amount("cap", each)
+
+        assert len(refused.value.message) < 100
+
+
+def test_dollars_that_are_a_number() -> None:
+    """Exact, with zeros at the end or without."""
+    assert values.amount("cap", 5) == 5
+    assert values.amount("cap", Decimal("0.1000000000000000000000000000000000000")) == Decimal("0.1")
+    assert values.amount("cap", Decimal("1000000000")) == 10**9
+    with pytest.raises(KbctlError):
+        values.amount("cap", Decimal("999999999.1234567891000000000000000000001"))
+
+
+def test_counts_and_speeds() -> None:
+    """As typed, or as a number."""
+    assert (values.count("n", "1000"), values.count("n", 1)) == (1000, 1)
+    assert (values.rate("r", "100/m"), values.loop("l", "20/1m")) == ("100/m", "20/1m")
+
+
 def test_no_cap_is_said() -> None:
     """``none`` is the one word for no cap."""
     assert values.usd_or_none("--cap", "none") is None

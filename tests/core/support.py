@@ -12,6 +12,7 @@ from kbctld.core.ledger import NS_PER_DAY, Account, Ledger, Scope
 from kbctld.core.money import NANO_PER_USD, rates_from
 from kbctld.core.policy import Access, Permit, Request, authorize
 from kbctld.core.refusal import Refusal
+from kbctld.core.rule import read_rule
 from kbctld.core.target import Target
 from kbctld.core.vendor import Vendor, read_vendor
 
@@ -135,7 +136,7 @@ def scope(
     account = Account()
     account.post(day, posted)
     account.hold(day, held)
-    return Scope("key vk_test", account, daily, total)
+    return Scope("vk_test", "key vk_test", account, daily, total)
 
 
 def grant(
@@ -145,18 +146,27 @@ def grant(
     deny: tuple[str, ...] = (),
     vendors: tuple[str, ...] = ("acme",),
     label: str = "",
+    rules: tuple[str, ...] = (),
     expires_ns: int | None = None,
+    parent: Grant | None = None,
     vendor: Vendor = VENDOR,
 ) -> Grant:
     """A key; without scopes, one that has no cap."""
+    scopes = scopes or (scope(),)
+    scopes[0].call_cap_nano = call_cap
     return Grant(
         no=1,
         key_id="vk_test",
         digest=b"digest",
         ending="abcd",
+        ancestors=parent.lineage if parent else (),
+        scope=scopes[0],
+        scopes=(*scopes, *(parent.scopes if parent else ())),
         vendors=vendors,
-        scopes=scopes or (scope(),),
-        call_cap_nano=call_cap,
+        rules=tuple(read_rule(text, [vendor]) for text in rules),
+        loop=None,
+        stamp=False,
+        policy=None,
         allow=None if allow is None else tuple(read_entry(text, [vendor]) for text in allow),
         deny=tuple(read_entry(text, [vendor]) for text in deny),
         label=label,
@@ -169,13 +179,17 @@ def grant(
 
 
 def access(
-    call: str = "POST /v1/payments", *, query: str = "", names_account: bool = False, vendor: Vendor = VENDOR
+    call: str = "POST /v1/payments",
+    *,
+    query: str = "",
+    accounts: Mapping[str, str] | None = None,
+    vendor: Vendor = VENDOR,
 ) -> Access:
     """An attempt at ``METHOD /path``."""
     method, _, path = call.partition(" ")
     target = Target(path, tuple(path.strip("/").split("/")), query, read_form(query.encode()))
     operation, parameters = vendor.match(method, path, target.segments)
-    return Access(vendor, method, target, operation, parameters, names_account)
+    return Access(vendor, method, target, operation, parameters, accounts or {})
 
 
 def request(
@@ -186,7 +200,7 @@ def request(
     replay: bytes | None = None,
 ) -> Request:
     """What the body and headers of an attempt say."""
-    return Request(read_form(body.encode()), known or {}, digest, replay)
+    return Request(read_form(body.encode()), known or {}, digest, digest, replay)
 
 
 @dataclass
@@ -215,6 +229,7 @@ class Desk:
             self.ledger,
             RATES,
             now_ns=now_ns,
+            tick_ns=now_ns,
             row=name,
             call_id=name,
         )

@@ -44,7 +44,7 @@ WINDOW = 24 * HOUR
 class Table:
     """One key, its ledger, and the attempts by name."""
 
-    scope: Scope = field(default_factory=lambda: Scope("key vk_test", Account(), CAP, None))
+    scope: Scope = field(default_factory=lambda: Scope("vk_test", "key vk_test", Account(), CAP, None))
     ledger: Ledger = field(default_factory=Ledger)
     attempts: dict[str, Attempt] = field(default_factory=dict)
     rows: dict[str, tuple[Outcome, int]] = field(default_factory=dict)
@@ -261,7 +261,7 @@ def test_L1_a_hold_beyond_a_cap_is_an_error(
     daily: int | None, total: int | None, used: int, nano: int, fits: bool
 ) -> None:
     """The ledger stops rather than overspend, even if its caller did not check."""
-    table = Table(scope=Scope("key vk_test", Account(), daily, total))
+    table = Table(scope=Scope("vk_test", "key vk_test", Account(), daily, total))
     table.scope.account.post(DAY, used)
     before = table.state
     if fits:
@@ -275,7 +275,10 @@ def test_L1_a_hold_beyond_a_cap_is_an_error(
 
 def test_L1_a_hold_fits_every_scope_or_none() -> None:
     """Where one of several accounts has no room, nothing is set aside on any."""
-    wide, narrow = Scope("tenant", Account(), 1000, None), Scope("key", Account(), 10, None)
+    wide, narrow = (
+        Scope("vk_test", "tenant", Account(), 1000, None),
+        Scope("vk_test", "key", Account(), 10, None),
+    )
     ledger = Ledger()
     with pytest.raises(LedgerError):
         ledger.take([wide, narrow], row=1, call_id="a", nano=11, now_ns=NOW, request=b"r", replay=None)
@@ -299,7 +302,7 @@ def test_room_is_what_still_fits(daily: int | None, total: int | None, room: int
     account.post(DAY - 1, 50)
     account.post(DAY, 30)
     account.hold(DAY, 40)
-    assert Scope("key", account, daily, total).room(DAY) == room
+    assert Scope("vk_test", "key", account, daily, total).room(DAY) == room
 
 
 class Naive:
@@ -393,7 +396,7 @@ def test_L5_an_unknown_hold_outlives_48_hours_and_three_restarts() -> None:
         later = NOW + restart * 48 * HOUR
         table.ledger.forget_replays(later)
         account = Account()
-        table = Table(scope=Scope("key vk_test", account, None, CAP))
+        table = Table(scope=Scope("vk_test", "key vk_test", account, None, CAP))
         again = Hold(
             hold.row, hold.call_id, (account,), hold.day, hold.nano, hold.request, hold.replay, hold.held_ns
         )
@@ -615,8 +618,8 @@ class AnyOrder(RuleBasedStateMachine):
         super().__init__()
         self.ledger = Ledger()
         self.now_ns = NOW
-        self.parent = Scope("tenant acme", Account(), 150, 300)
-        self.keys = [Scope(f"key {n}", Account(), CAP, None) for n in range(2)]
+        self.parent = Scope("vk_test", "tenant acme", Account(), 150, 300)
+        self.keys = [Scope("vk_test", f"key {n}", Account(), CAP, None) for n in range(2)]
         self.told: list[tuple[int, Told, Hold]] = []
         self.flying: list[tuple[Attempt, Told, int]] = []
 

@@ -82,8 +82,8 @@ def attempt(wrong: set[str]) -> Refusal | Permit:
     key.frozen = "a call cost more than its hold" if "frozen" in wrong else None
     amount = "1_00" if "odd" in wrong else "100"
     body = f"amount={amount}&currency=usd{'&currency=jpy' if 'repeated' in wrong else ''}"
-    call = access(names_account="account" in wrong)
-    return authorize(key, call, request(body), Ledger(), RATES, now_ns=NOW, row=None, call_id="")
+    call = access(accounts={"acme-account": "acct_2"} if "account" in wrong else None)
+    return authorize(key, call, request(body), Ledger(), RATES, now_ns=NOW, tick_ns=0, row=None, call_id="")
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -147,7 +147,7 @@ def test_a_key_expires_at_its_nanosecond(now_ns: int, code: Code | None) -> None
 
 def test_another_account_is_refused_by_naming_the_header() -> None:
     """The remedy says what to leave out."""
-    refusal = refused(admit(grant(), access(names_account=True), NOW))
+    refusal = refused(admit(grant(), access(accounts={"acme-account": "acct_2"}), NOW))
     assert "acme-account" in refusal.remedy
 
 
@@ -219,7 +219,7 @@ def test_an_access_has_a_title_and_knows_whether_its_body_decides(
 ) -> None:
     """The operation's name, or method and path; only the body of a listed write can tell a cost."""
     attempted = access(call)
-    assert (attempted.title, attempted.needs_body) == (title, needs_body)
+    assert (attempted.title, attempted.needs_body(grant())) == (title, needs_body)
 
 
 # --- authorize: what it costs ---------------------------------------------------------------------------
@@ -506,6 +506,7 @@ def test_L7_a_vendor_that_knows_no_retries_has_none() -> None:
             ledger,
             RATES,
             now_ns=NOW,
+            tick_ns=0,
             row=None,
             call_id="",
         )
@@ -541,7 +542,9 @@ ENTRIES = st.lists(
 
 def ask_once(key: Grant, attempted: Access, body: str) -> Permit | Refusal:
     """One call on a fresh ledger."""
-    return authorize(key, attempted, request(body), Ledger(), RATES, now_ns=NOW, row=None, call_id="")
+    return authorize(
+        key, attempted, request(body), Ledger(), RATES, now_ns=NOW, tick_ns=0, row=None, call_id=""
+    )
 
 
 @given(

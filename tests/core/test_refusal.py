@@ -18,9 +18,12 @@ DOCUMENTED = """
 413 body_too_large
 415 unsupported_body
 431 head_too_large
+403 param_not_allowed
 400 amount_unknown
 403 call_cap_exceeded
 429 rate_limited
+429 request_budget_exhausted
+429 loop_detected
 429 cap_exhausted
 429 total_cap_exhausted
 503 credential_unavailable

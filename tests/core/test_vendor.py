@@ -3,6 +3,7 @@
 import pytest
 
 from kbctld.core.cost import objects_needed
+from kbctld.core.pace import read_rate
 from kbctld.core.vendor import METHODS, READS, WRITES, VendorFileError, read_vendor
 from tests.core.support import EMPTY, HEAD, IDEMPOTENCY, OPERATIONS, VENDOR
 
@@ -22,7 +23,7 @@ def operation(match: str, cost: str = '{ kind = "free" }', name: str = "things.d
         pytest.param('title = "Acme"', 'titel = "Acme"', ["titel"], id="an unknown key"),
         pytest.param('title = "Acme"', 'title = ""', ["$.title"], id="an empty text"),
         pytest.param('title = "Acme"', "title = 5", ["$.title", "str"], id="a number for a text"),
-        pytest.param('body = "form"', 'body = "json"', ["$.body", "it takes form"], id="another body"),
+        pytest.param('body = "form"', 'body = "xml"', ["$.body", "it takes form or json"], id="another body"),
         pytest.param('"bearer"', '"basic"', ["$.auth.scheme", "it takes bearer"], id="another scheme"),
         pytest.param('"bearer"', '"bearer", user = "x"', ["user", "$.auth"], id="a key too many in a table"),
         pytest.param(
@@ -190,6 +191,31 @@ def test_joins_are_tried_longest_first_and_none_at_last() -> None:
     """/v1/ is taken off before /v1, or a slash would stay."""
     assert VENDOR.joins == ("/v1/", "/v1", "/", "")
     assert read_vendor(HEAD.replace('joins = ["/", "/v1", "/v1/"]', "") + OPERATIONS).joins == ("",)
+
+
+@pytest.mark.parametrize(
+    ("table", "names"),
+    [
+        pytest.param('read = "100"', ["`rate.read`", "100/m"], id="no unit"),
+        pytest.param('write = "0/s"', ["`rate.write`", "1 to 1,000,000"], id="none at all"),
+        pytest.param('delete = "1/s"', ["delete", "$.rate"], id="another class"),
+        pytest.param("read = 100", ["$.rate.read", "str"], id="a number"),
+        pytest.param('read = ""', ["$.rate.read"], id="an empty text"),
+    ],
+)
+def test_a_wrong_rate_is_an_error_that_names_its_class(table: str, names: list[str]) -> None:
+    """Never no rate in its place."""
+    with pytest.raises(VendorFileError) as raised:
+        read_vendor(f"{FILE}\n[rate]\n{table}\n")
+    assert [name for name in names if name not in str(raised.value)] == []
+
+
+def test_a_rate_is_read_per_class() -> None:
+    """A class that is left out has none."""
+    assert read_vendor(FILE).rates == {}
+    assert read_vendor(f'{FILE}\n[rate]\nwrite = "25/s"\n').rates == {"write": read_rate("25/s")}
+    both = read_vendor(f'{FILE}\n[rate]\nread = "5/m"\nwrite = "25/s"\n').rates
+    assert both == {"read": read_rate("5/m"), "write": read_rate("25/s")}
 
 
 # --- which operation a path is ------------------------------------------------------------------------

@@ -4,7 +4,7 @@ import shutil
 import sqlite3
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, closing, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from fractions import Fraction
 from importlib import resources
 from pathlib import Path
@@ -12,13 +12,14 @@ from typing import Any
 
 from kbctld.core.form import read_form
 from kbctld.core.grant import Grant
+from kbctld.core.limits import Limits
 from kbctld.core.money import NANO_PER_USD, rates_from
 from kbctld.core.policy import Permit, Request
 from kbctld.core.refusal import Refusal
 from kbctld.core.vendor import Vendor, read_vendor
 from kbctld.store.database import open_database
 from kbctld.store.journal import CallRow
-from kbctld.vault import Terms, Vault
+from kbctld.vault import Selection, Terms, Vault
 from tests.core.support import access
 
 USD = NANO_PER_USD
@@ -69,18 +70,13 @@ cost = { kind = "free" }
 )
 
 TERMS = Terms(
-    vendors=("stripe",),
-    daily_cap_nano=500 * USD,
-    total_cap_nano=None,
-    call_cap_nano=None,
-    allow=None,
-    deny=(),
+    limits=Limits(vendors=("stripe",), daily_cap_nano=500 * USD),
     label="",
     tenant=None,
     metadata={},
     credential=None,
-    lifetime_ns=None,
 )
+_LIMITS = frozenset(field.name for field in fields(Limits))
 
 
 @dataclass
@@ -98,15 +94,39 @@ async def vault_in(folder: Path, clock: Clock | None = None, vendor: Vendor = ST
     """A vault, loaded; closed in order at the end."""
     database = await open_database(folder / "kbctl.db", folder / "kbctl.anchor", accept_rollback=False)
     vault = Vault(database, {"stripe": vendor}, RATES, wall_ns=clock or Clock())
+    vault.patience_s = 0.5
     try:
         await vault.load()
+        await load_all(vault)
         yield vault
     finally:
         await vault.close()
 
 
+async def load_all(vault: Vault) -> None:
+    """Every key, as if each had been used: a start alone reads only those with open holds."""
+    for (number,) in await vault.journal.database.reader.execute_fetchall("SELECT no FROM vault_key"):
+        await vault._by_number(number)
+
+
+def known(vault: Vault) -> list[Grant]:
+    """The keys in memory, in order of issue."""
+    return sorted(vault.loaded(), key=lambda grant: grant.no)
+
+
+def terms(**changes: Any) -> Terms:
+    """Terms that differ from the usual ones."""
+    limits = replace(TERMS.limits, **{name: changes.pop(name) for name in _LIMITS & changes.keys()})
+    return replace(TERMS, limits=limits, **changes)
+
+
 async def issue(vault: Vault, **changes: Any) -> Grant:
-    return (await vault.issue(replace(TERMS, **changes)))[0]
+    return (await vault.issue(terms(**changes), "tester"))[0]
+
+
+async def revoke(vault: Vault, *grants: Grant) -> list[int]:
+    """The numbers of those that it stopped."""
+    return (await vault.revoke(Selection(frozenset(grant.no for grant in grants)), "tester"))[0]
 
 
 async def ask(
@@ -121,7 +141,7 @@ async def ask(
     row = vault.new_row()
     row.key_no, row.vendor = grant.no, "stripe"
     body = f"amount={cents}&currency=usd".encode()
-    asked = Request(read_form(body), {}, body[:16].ljust(16), replay)
+    asked = Request(read_form(body), {}, body[:16].ljust(16), body, replay)
     verdict = vault.authorize(grant, access(call, vendor=STRIPE), asked, row)
     if isinstance(verdict, Permit):
         await vault.append(row)
@@ -149,7 +169,7 @@ def balances(vault: Vault) -> dict[str, Any]:
             grant.scopes[0].account.posted_total,
             grant.scopes[0].account.held_total,
         )
-        for grant in vault.grants()
+        for grant in known(vault)
     }
 
 
@@ -157,12 +177,12 @@ def keys(vault: Vault) -> list[tuple[Any, ...]]:
     """All that a key is, in order of issue."""
     return [
         (
-            *(grant.no, grant.key_id, grant.digest, grant.ending, grant.vendors, grant.call_cap_nano),
+            *(grant.no, grant.key_id, grant.digest, grant.ending, grant.vendors, grant.scope.call_cap_nano),
             *(grant.scopes[0].daily_cap_nano, grant.scopes[0].total_cap_nano, grant.allow, grant.deny),
             *(grant.label, grant.tenant, dict(grant.metadata), grant.credential),
             *(grant.created_ns, grant.expires_ns, grant.revoked_ns, grant.frozen),
         )
-        for grant in vault.grants()
+        for grant in known(vault)
     ]
 
 

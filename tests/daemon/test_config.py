@@ -9,7 +9,15 @@ import pytest
 
 from kbctl.errors import Exit, KbctlError
 from kbctl.paths import Home
-from kbctld.config import Config, read_config, read_rates, read_upstreams, read_vendors
+from kbctld.config import (
+    Config,
+    read_config,
+    read_rates,
+    read_upstreams,
+    read_vendor_rates,
+    read_vendors,
+)
+from kbctld.core.pace import read_rate
 
 VENDOR = """
 schema = 1
@@ -39,7 +47,7 @@ def place(folder: Path, name: str, text: str | bytes) -> Home:
 def read(home: Home) -> None:
     """All that a start reads."""
     config = read_config(home)
-    read_vendors(home, config)
+    read_vendor_rates(home, config, read_vendors(home, config))
     read_rates(home, config)
 
 
@@ -96,6 +104,12 @@ WRONG_CONFIGS: list[tuple[str | bytes, str]] = [
     ('[rates]\nEUR = "1.1"', "`$.rates[...]`"),
     ("[rates]\nUSD = 0.5", "`rates`: USD is what all others are counted in"),
     ("[rates]\nusd = 1", "`rates`: USD is what all others are counted in"),
+    ('[vendor_rates.strype]\nread = "1/s"', "`vendor_rates` names 'strype'; it takes some of stripe"),
+    ('[vendor_rates.stripe]\nread = "25"', "`vendor_rates.stripe.read`: '25' is no rate"),
+    ('[vendor_rates.stripe]\nwrite = "0/s"', "`vendor_rates.stripe.write`: '0/s' is no rate"),
+    ('[vendor_rates.stripe]\ndelete = "1/s"', "unknown field `delete`"),
+    ("[vendor_rates.stripe]\nread = 25", "`$.vendor_rates[...].read`"),
+    ('vendor_rates = "25/s"', "`$.vendor_rates`"),
 ]
 
 
@@ -176,6 +190,16 @@ def test_what_is_set_is_what_counts(folder: Path) -> None:
     assert rates.usd_per_unit["BTC"] == (100_000, 1)
     assert rates.usd_per_unit["USD"] == (1, 1)
     assert "GBP" in rates.usd_per_unit
+
+
+def test_rates_of_vendors_are_read_by_class(folder: Path) -> None:
+    """What is left out is the vendor file's."""
+    home = place(folder, "config.toml", '[vendor_rates.stripe]\nwrite = "25/s"\n')
+    config = read_config(home)
+    vendors = read_vendors(home, config)
+    assert read_vendor_rates(home, config, vendors) == {"stripe": {"write": read_rate("25/s")}}
+    assert read_vendor_rates(home, Config(), vendors) == {}
+    assert vendors["stripe"].rates == {"read": read_rate("100/s"), "write": read_rate("100/s")}
 
 
 def test_an_own_vendor_stands_beside_the_built_in_ones(folder: Path) -> None:

@@ -61,7 +61,7 @@ async def credentials_in(vault: Vault, store: Store) -> AsyncIterator[Credential
 
 
 async def put(book: Credentials, text: str, name: str = "stripe") -> Credential:
-    return await book.set(name, STRIPE, text, NOON)
+    return await book.set(name, STRIPE, text, NOON, "tester")
 
 
 def secret_of(book: Credentials, name: str = "stripe") -> str | None:
@@ -117,11 +117,11 @@ def test_what_was_removed_is_gone_and_comes_back_with_a_version_of_its_own(folde
         async with vault_in(folder) as vault, credentials_in(vault, store) as book:
             await put(book, FIRST)
             await put(book, SECOND)
-            await book.remove("stripe")
+            await book.remove("stripe", NOON, "tester")
             assert (book.get("stripe"), store.kept) == (None, {})
-            assert (await failure(book.remove("stripe"))).exit_status is Exit.NOT_FOUND
+            assert (await failure(book.remove("stripe", NOON, "tester"))).exit_status is Exit.NOT_FOUND
             assert (await put(book, THIRD)).version == 3
-            await book.remove("stripe")
+            await book.remove("stripe", NOON, "tester")
         async with vault_in(folder) as vault, credentials_in(vault, store) as book:
             assert list(book) == []
             assert (await put(book, FIRST)).version == 4
@@ -202,13 +202,13 @@ def test_a_removal_bites_at_once_and_can_be_asked_again_until_it_is_done(folder:
         async with vault_in(folder) as vault, credentials_in(vault, store) as book:
             await put(book, FIRST)
             store.stuck = True
-            assert (await failure(book.remove("stripe"))).code == "keyring_locked"
+            assert (await failure(book.remove("stripe", NOON, "tester"))).code == "keyring_locked"
             assert book.get("stripe") is None
             store.stuck = False
             with locked(folder):
-                assert (await failure(book.remove("stripe"))).code == "audit_unavailable"
-            await book.remove("stripe")
-            assert (await failure(book.remove("stripe"))).code == "credential_unknown"
+                assert (await failure(book.remove("stripe", NOON, "tester"))).code == "audit_unavailable"
+            await book.remove("stripe", NOON, "tester")
+            assert (await failure(book.remove("stripe", NOON, "tester"))).code == "credential_unknown"
         async with vault_in(folder) as vault, credentials_in(vault, store) as book:
             assert list(book) == []
 
@@ -244,7 +244,7 @@ def test_a_removal_overtakes_a_rotation_under_way(folder: Path) -> None:
             store.delays_s = [0.02]
             setting = asyncio.ensure_future(put(book, SECOND))
             await asyncio.sleep(0)
-            await book.remove("stripe")
+            await book.remove("stripe", NOON, "tester")
             await setting
             assert (book.get("stripe"), store.kept) == (None, {})
 
@@ -304,7 +304,7 @@ def test_a_credential_of_one_vendor_does_not_become_another_s(folder: Path) -> N
     async def main() -> None:
         async with vault_in(folder) as vault, credentials_in(vault, store) as book:
             await put(book, FIRST, "money")
-            error = await failure(book.set("money", MAIL, SECOND, NOON))
+            error = await failure(book.set("money", MAIL, SECOND, NOON, "tester"))
             assert (error.code, error.exit_status) == ("credential_vendor", Exit.REFUSED)
             assert secret_of(book, "money") == FIRST == store.kept["money"]
 

@@ -130,19 +130,26 @@ def test_revoke_says_what_was_in_flight_and_lets_it_end(scene: Scene) -> None:
 
 
 def test_a_call_that_was_allowed_and_waits_to_be_sent_is_stopped_too() -> None:
-    """Allowed, its row on disk, in line for the only connection: revoked meanwhile, it never leaves."""
+    """Allowed, its row on disk, in line for the only connection: revoked meanwhile, it never leaves.
+
+    Calls with one real key are in line before they have a row; two accounts meet at the connection.
+    """
     vendor = TimingVendor()
-    vendor.delay_s = 0.6
+    vendor.delay_s = 2
     with new_home() as kbctl:
         scene = Scene(kbctl, vendor, "[upstream]\nconnections = 1\n")
-        issued = scene.client.issue(IssueRequest(daily_usd_cap=100))
+        kbctl("credential", "set", "stripe:other", stdin=SECRET + "\n")
+        busy = scene.client.issue(IssueRequest(daily_usd_cap=100))
+        issued = scene.client.issue(IssueRequest(daily_usd_cap=100, credential="stripe:other"))
 
         async def play() -> list[tuple[int, bytes]]:
-            calls = [
-                asyncio.create_task(exchange(scene.port, "/v1/payment_intents", issued.vault_key, CHARGE))
-                for _ in range(2)
-            ]
-            while not vendor.arrivals or len(scene.kbctl.json("audit")) < 2:
+            calls = []
+            for key in (busy, issued):
+                work = exchange(scene.port, "/v1/payment_intents", key.vault_key, CHARGE)
+                calls.append(asyncio.create_task(work))
+                while not vendor.arrivals:
+                    await asyncio.sleep(0.01)
+            while len(next(scene.client.audit())) < 2:
                 await asyncio.sleep(0.01)
             await asyncio.to_thread(scene.client.revoke, issued.key_id)
             return await asyncio.gather(*calls)

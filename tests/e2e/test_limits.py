@@ -184,6 +184,24 @@ def test_P20_calls_of_a_key_beyond_its_places_wait_and_are_then_refused(scene: S
     assert elsewhere == 200
 
 
+def test_P20_calls_beyond_the_operator_s_rate_of_a_vendor_are_refused() -> None:
+    """Two writes an hour of all keys together: the third waits and is refused; reads have no rate here."""
+    vendor = StreamingVendor()
+    with new_home() as kbctl:
+        config = kbctl.home / "config.toml"
+        config.write_text('[limits]\nturn_s = 0.2\n[vendor_rates.stripe]\nwrite = "2/h"\n')
+        config.chmod(0o600)
+        kbctl("up", "--port", "0", "--upstream", f"stripe=http://127.0.0.1:{vendor.port}")
+        kbctl("credential", "set", "stripe", stdin=SECRET + "\n")
+        keys = [kbctl("issue", "--cap", "5").strip() for _ in range(3)]
+        port = int(kbctl.json("status")["proxy_url"].rpartition(":")[2])
+        answers = [asyncio.run(exchange(port, "/v1/customers", key, "a=b")) for key in keys]
+    vendor.close()
+
+    assert [status for status, _ in answers] == [200, 200, 429]
+    assert b"stripe takes 2/h writes of this account" in answers[-1][1]
+
+
 def test_a_large_upload_streams_by_whole(scene: Scene) -> None:
     """Nothing in it decides, so it is not kept: the vendor receives every byte."""
     key = scene.client.issue(IssueRequest(daily_usd_cap=None, allowed_endpoints=["POST /v1/unlisted"]))

@@ -170,7 +170,8 @@ def test_a_key_is_named_by_id_prefix_or_itself_and_never_repeated(api: Api) -> N
     key = api.issue()
     for name in (key["key_id"], key["key_id"][:9], key["vault_key"]):
         assert api.ask("GET", f"/vault/keys/{name}")[1]["key_id"] == key["key_id"]
-    status, answer = api.ask("GET", f"/vault/keys/{key['vault_key'][:-1]}x")
+    other = "x" if key["vault_key"][-1] != "x" else "y"
+    status, answer = api.ask("GET", f"/vault/keys/{key['vault_key'][:-1]}{other}")
     assert status == 404
     assert "vault_key_" not in json.dumps(answer)
     assert api.ask("GET", "/vault/keys/vk_")[0] in (400, 404)

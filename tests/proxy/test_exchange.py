@@ -10,7 +10,10 @@ from typing import Any
 
 import pytest
 
+from kbctld.core.pace import Rate, read_rate
+from kbctld.core.vendor import RateClass
 from kbctld.proxy.upstream import UpstreamLimits
+from kbctld.vault import Selection
 from tests.support.loop import run
 from tests.support.vendor import Line, answer, polite
 from tests.support.world import TARGET, World, open_world
@@ -129,7 +132,7 @@ def test_cancelled_at_any_await_no_hold_leaks(tmp_path: Path, manner: Manner, po
                     assert outcome in ("none", "refused", "voided", "unknown")
                 assert world.held_cents == held + (100 if outcome == "unknown" else 0)
                 await world.check_books()
-                assert not world.plane._turns
+                assert world.plane.idle
                 assert world.pool._connecting == 0
                 assert len(world.pool._open) == len(world.pool._idle)
                 if not struck:
@@ -191,7 +194,7 @@ def test_a_turn_that_comes_together_with_the_end_is_passed_on(tmp_path: Path) ->
             while not world.vendor.arrived:
                 await asyncio.sleep(0)
             known = set(world.server._connections)
-            turns = world.plane._turns[world.grant.no]
+            turns = world.plane._places._keys[world.grant.no]
             second = asyncio.create_task(world.ask())
             while len(turns.waiting) < 1:
                 await asyncio.sleep(0)
@@ -204,7 +207,7 @@ def test_a_turn_that_comes_together_with_the_end_is_passed_on(tmp_path: Path) ->
                 await asyncio.sleep(0)
             doomed.cancel_task()
             assert [(await call).status for call in (first, second, third)] == [200, 0, 200]
-            assert not world.plane._turns
+            assert world.plane.idle
             await world.check_books()
 
     run(main())
@@ -224,8 +227,78 @@ def test_too_many_calls_of_one_key(tmp_path: Path) -> None:
             assert (await world.ask(world.request(key=other))).status == 200, "another key has its own places"
             slow.go.set()
             assert [reply.status for reply in await asyncio.gather(*calls)] == [200, 200]
-            assert not world.plane._turns
+            assert world.plane.idle
             assert len(world.vendor.arrived) == 3
+            await world.check_books()
+
+    run(main())
+
+
+def test_calls_beyond_the_vendor_s_rate_wait_and_are_then_refused(tmp_path: Path) -> None:
+    """n and n + 1 of each class; what was refused after its turn came has cost none; accounts are apart."""
+
+    async def main() -> None:
+        rates: dict[RateClass, Rate] = {"write": read_rate("2/h"), "read": read_rate("1/h")}
+        async with open_world(tmp_path, rates=rates, turn_s=0.1) as world:
+            unpriced = world.request(body=b"amount=1&currency=xyz")
+            for _ in range(3):
+                assert (await world.ask(unpriced)).code == "amount_unknown"
+            assert [(await world.ask()).status for _ in range(2)] == [200, 200]
+            reply = await world.ask()
+            assert (reply.status, reply.code, reply.get(b"retry-after")) == (429, "rate_limited", b"1")
+            assert "stripe takes 2/h writes of this account" in reply.json["error"]["message"]
+            assert (await world.last())["policy_check_result"] == "rate_limited"
+            read = world.request("GET", "/stripe/v1/customers/cus_1", body=b"")
+            assert (await world.ask(read)).status == 200
+            look = world.request("HEAD", "/stripe/v1/customers/cus_1", body=b"")
+            assert (await world.ask(look)).status == 429, "HEAD is a read too"
+            file = world.plane.vendors["stripe"]
+            await world.credentials.set("stripe:other", file, "sk_test_of_another_account", 0, "tester")
+            _, other = await world.issue(credential="stripe:other")
+            assert (await world.ask(world.request(key=other))).status == 200
+            assert world.plane.idle
+            await world.check_books()
+
+    run(main())
+
+
+def test_a_slow_body_keeps_nothing_from_others(tmp_path: Path) -> None:
+    """The only slot and the only turn of the hour are for whoever has sent all of its request."""
+
+    async def main() -> None:
+        rates: dict[RateClass, Rate] = {"write": read_rate("1/h")}
+        limits = UpstreamLimits(connections=1)
+        async with open_world(tmp_path, rates=rates, upstream=limits, turn_s=0.1) as world:
+            slow = await world.connect()
+            await slow.send(world.request()[:-1])
+            while not world.busy:
+                await asyncio.sleep(0)
+            assert (await world.ask()).status == 200
+            await slow.send(world.request()[-1:])
+            assert (await slow.reply()).code == "rate_limited"
+            slow.close()
+            await world.calm()
+            assert world.plane.idle
+
+    run(main())
+
+
+def test_what_is_known_of_an_object_is_asked_after_the_wait(tmp_path: Path) -> None:
+    """A price builds on it: while a call waited its turn, the one before it changed the object."""
+
+    async def main() -> None:
+        async with open_world(tmp_path, upstream=UpstreamLimits(connections=1)) as world:
+            world.vendor.answers.append(answer(b'{"id":"pi_1","amount":100,"currency":"usd"}'))
+            assert (await world.ask()).status == 200
+            world.vendor.script = slow = Slow()
+            raise_it = world.request("POST", f"{TARGET}/pi_1", body=b"amount=300&currency=usd")
+            world.pool._idle[0].close()  # the next connection gets the slow script
+            calls = [asyncio.create_task(world.ask(raise_it)) for _ in range(2)]
+            while len(world.vendor.arrived) < 2 or not world.plane._shares["stripe", "stripe"]._line:
+                await asyncio.sleep(0)
+            slow.go.set()
+            assert [(await call).status for call in calls] == [200, 200]
+            assert world.posted_cents == 300
             await world.check_books()
 
     run(main())
@@ -297,9 +370,9 @@ def test_what_changes_while_a_call_waits_stops_it(tmp_path: Path, what: str, cod
             taken = await world.pool.connection()
             call = await waiting_for_a_connection(world)
             if what == "revoked":
-                await world.vault.revoke([world.grant])
+                await world.vault.revoke(Selection(frozenset({world.grant.no})), "tester")
             elif what == "removed":
-                await world.credentials.remove("stripe")
+                await world.credentials.remove("stripe", world.vault.now_ns(), "tester")
             else:
                 world.plane.draining = True
             taken.release()
@@ -313,13 +386,51 @@ def test_what_changes_while_a_call_waits_stops_it(tmp_path: Path, what: str, cod
     run(main())
 
 
+@pytest.mark.parametrize(
+    ("what", "code"),
+    [("revoked", "key_revoked"), ("removed", "credential_unavailable"), ("draining", "shutting_down")],
+)
+def test_what_changes_while_a_call_is_in_line_stops_it(tmp_path: Path, what: str, code: str) -> None:
+    """It has no row yet, and nothing is held for it."""
+
+    async def main() -> None:
+        async with open_world(tmp_path, upstream=UpstreamLimits(connections=1)) as world:
+            world.vendor.script = slow = Slow()
+            other, other_key = await world.issue()
+            first = asyncio.create_task(world.ask())
+            while not world.vendor.arrived:
+                await asyncio.sleep(0)
+            call = asyncio.create_task(world.ask(world.request(key=other_key)))
+            shares = world.plane._shares["stripe", "stripe"]
+            while not shares._line:
+                await asyncio.sleep(0)
+            assert other.scopes[0].account.held_total == 0
+            if what == "revoked":
+                await world.vault.revoke(Selection(frozenset({other.no})), "tester")
+            elif what == "removed":
+                await world.credentials.remove("stripe", 0, "tester")
+            else:
+                world.plane.draining = True
+            slow.go.set()
+            assert (await call).code == code
+            assert (await first).status == 200
+            assert len(world.vendor.arrived) == 1
+            assert (await world.last())["policy_check_result"] == code
+            assert world.plane.idle
+            await world.check_books()
+
+    run(main())
+
+
 def test_a_secret_that_is_rotated_while_a_call_waits_is_the_one_that_is_sent(tmp_path: Path) -> None:
     async def main() -> None:
         async with open_world(tmp_path, upstream=UpstreamLimits(connections=1)) as world:
             taken = await world.pool.connection()
             call = await waiting_for_a_connection(world)
             file = world.plane.vendors["stripe"]
-            await world.credentials.set("stripe", file, "sk_test_the_newer_one", world.vault.now_ns())
+            await world.credentials.set(
+                "stripe", file, "sk_test_the_newer_one", world.vault.now_ns(), "tester"
+            )
             taken.release()
             assert (await call).status == 200
             assert world.heard.all(b"authorization") == [b"Bearer sk_test_the_newer_one"]
@@ -335,7 +446,7 @@ def test_a_key_that_is_revoked_while_its_body_comes_in_sends_nothing(tmp_path: P
             await agent.send(raw[:-1])
             while not world.busy:
                 await asyncio.sleep(0)
-            await world.vault.revoke([world.grant])
+            await world.vault.revoke(Selection(frozenset({world.grant.no})), "tester")
             await agent.send(raw[-1:] + raw)
             for _ in range(2):
                 assert (await agent.reply()).code == "key_revoked", "on this connection and for ever"
@@ -358,7 +469,7 @@ def test_a_defect_of_ours_keeps_what_has_left(
             assert (reply.status, reply.code) == (500, "internal")
             assert (world.held_cents, world.posted_cents) == (100, 0)
             assert (await world.last())["outcome"] == "unknown"
-            assert not world.plane._turns
+            assert world.plane.idle
             await world.check_books()
 
     run(main())

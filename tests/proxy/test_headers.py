@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from kbctld.core.refusal import Code, Refusal
+from kbctld.core.slots import find_vault_key
 from kbctld.core.vault_key import mint
-from kbctld.proxy.slots import find_vault_key
 from tests.support.loop import run
 from tests.support.world import SECRET, TARGET, World, open_world, stripe
 

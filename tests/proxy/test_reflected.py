@@ -132,8 +132,8 @@ def test_a_rotated_secret_is_looked_for_too(tmp_path: Path) -> None:
             for number, again in enumerate((False, True, True)):
                 new = f"sk_live_rotated_{number}_0123456789"
                 if again:
-                    await world.credentials.remove("stripe")
-                await world.credentials.set("stripe", file, new, world.vault.now_ns())
+                    await world.credentials.remove("stripe", world.vault.now_ns(), "tester")
+                await world.credentials.set("stripe", file, new, world.vault.now_ns(), "tester")
                 world.vendor.answers.append(answer(new.encode()))
                 reply = await world.ask()
                 assert (reply.status, reply.code) == (502, "secret_reflected")

@@ -332,7 +332,7 @@ def test_an_agent_that_leaves_within_a_priced_body_has_asked_for_nothing(tmp_pat
             row = await world.last()
             assert (row["policy_check_result"], row["outcome"]) == ("malformed_request", "refused")
             assert world.vendor.lines == 0
-            assert not world.plane._turns
+            assert world.plane.idle
             await world.check_books()
 
     run(main())

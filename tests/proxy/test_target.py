@@ -195,10 +195,10 @@ def test_no_spelling_reaches_what_the_key_does_not_allow(tmp_path: Path, allow: 
     run(main())
 
 
-def test_a_trailing_slash_is_another_path(tmp_path: Path) -> None:
+def test_a_slash_behind_an_operation_s_path_is_refused(tmp_path: Path) -> None:
     async def main() -> None:
         async with open_world(tmp_path) as world:
-            await refused(world, world.request("POST", TARGET + "/"), 400, "amount_unknown", "slash")
+            await refused(world, world.request("POST", TARGET + "/"), 400, "ambiguous_request", "slash")
 
     run(main())
 

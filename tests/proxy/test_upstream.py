@@ -440,6 +440,7 @@ def test_a_port_that_does_not_answer(tmp_path: Path) -> None:
 
 
 def test_all_connections_busy(tmp_path: Path) -> None:
+    """Calls with one real key wait their turn for the slots; those with another still meet at the pool."""
     go = asyncio.Event()
 
     async def slow(line: Line) -> None:
@@ -451,13 +452,16 @@ def test_all_connections_busy(tmp_path: Path) -> None:
     async def main() -> None:
         async with open_world(tmp_path, upstream=UpstreamLimits(connect_s=0.3, connections=1)) as world:
             world.vendor.script = slow
+            file = world.plane.vendors["stripe"]
+            await world.credentials.set("stripe:other", file, "sk_test_of_another_account", 0, "tester")
+            _, other = await world.issue(credential="stripe:other")
             first = asyncio.create_task(world.ask())
             while not world.vendor.arrived:
                 await asyncio.sleep(0)
-            reply = await world.ask()
+            reply = await world.ask(world.request(key=other))
             assert (reply.status, reply.code) == (502, "upstream_unreachable")
             assert "all 1 connections to it are busy" in reply.json["error"]["message"]
-            waits = asyncio.create_task(world.ask())
+            waits = asyncio.create_task(world.ask(world.request(key=other)))
             while not world.pool._waiting:
                 await asyncio.sleep(0)
             go.set()

@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 
 from kbctl import wire
 from kbctld.core.clock import rfc3339
+from kbctld.core.grant import label_segments
 from kbctld.store import queries
 from kbctld.store.journal import CallRow
-from kbctld.store.queries import CallFilter
+from kbctld.store.queries import CallFilter, KeyFilter
 from tests.store.support import NOW, call, journal_in, key_statement, opened, rows
 from tests.support.loop import run
 
@@ -264,7 +265,12 @@ SHELF = [shelved(number) for number in range(60)]
 def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("shelf")
     keys = [key_statement(number, label=label) for number, label in KEYS.items()]
-    record(folder, keys, SHELF)
+    segments = [
+        ("INSERT INTO label_segment VALUES (?, ?)", (segment, number))
+        for number, label in KEYS.items()
+        for segment in label_segments(label)
+    ]
+    record(folder, [*keys, *segments], SHELF)
     (folder / "kbctl.db").chmod(0o600)
     return folder
 
@@ -292,7 +298,7 @@ def test_law_8_a_label_filter_takes_whole_segments(shelf: Path, labels: list[str
 
     async def main() -> set[int]:
         async with opened(shelf) as database:
-            return set(await queries.key_nos(database.reader, None, labels))
+            return set(await queries.key_numbers(database.reader, KeyFilter(labels=tuple(labels))))
 
     assert run(main()) == found
 
@@ -329,8 +335,8 @@ def test_F4_what_a_start_asks_does_not_read_the_whole_audit(folder: Path) -> Non
             await queries.mark_pending_unknown(database.writer)
             await queries.highest_ns(database.reader)
             await queries.unknown_totals(database.reader)
-            async for _ in queries.calls_to_remember(database.reader, NOW):
-                pass
+            await queries.keys_with_open_holds(database.reader)
+            await queries.calls_to_remember(database.reader, 1, NOW)
             plans = []
             for sql in [sql for sql in asked if " call" in sql]:
                 async with database.reader.execute(f"EXPLAIN QUERY PLAN {sql}") as cursor:
@@ -340,16 +346,16 @@ def test_F4_what_a_start_asks_does_not_read_the_whole_audit(folder: Path) -> Non
             return plans
 
     plans = run(main())
-    assert len(plans) == 5, plans
+    assert len(plans) == 7, plans
     assert all("INDEX call_" in step for step in plans), plans
 
 
 def test_an_open_hold_is_found_however_old_and_a_posted_one_while_it_may_be_retried(folder: Path) -> None:
-    """Oldest first; what was refused, voided or a retry itself is not asked for."""
+    """Oldest first, the second of its key alone; what was refused, voided or a retry is not asked for."""
     kept = {"key_no": 1, "replay_digest": b"r"}
     record(
         folder,
-        [key_statement(1)],
+        [key_statement(1), key_statement(2)],
         [
             call(1, outcome="unknown", **kept),
             call(2, outcome="posted", **kept),
@@ -360,14 +366,20 @@ def test_an_open_hold_is_found_however_old_and_a_posted_one_while_it_may_be_retr
             call(7, outcome="posted", ts_ns=NOW + 100, replay_of="call_4", **kept),
             call(8, outcome="unknown", replay_of="call_4", **kept),
             call(9, outcome="refused", policy_check_result="cap_exhausted", **kept),
+            call(10, outcome="posted", ts_ns=NOW + 100, key_no=2, replay_digest=b"r"),
         ],
     )
 
-    async def main() -> list[str]:
+    async def main() -> list[list[str]]:
         async with opened(folder) as database:
-            return [row["call_id"] async for row in queries.calls_to_remember(database.reader, NOW + 100)]
+            reader = database.reader
+            assert await queries.keys_with_open_holds(reader) == [1]
+            return [
+                [row["call_id"] for row in await queries.calls_to_remember(reader, 1, since)]
+                for since in (NOW, NOW + 100)
+            ]
 
-    assert run(main()) == ["call_1", "call_3", "call_4"]
+    assert run(main()) == [["call_1", "call_2", "call_3", "call_4"], ["call_1", "call_3", "call_4"]]
 
 
 def test_times_in_rows_are_utc_with_milliseconds() -> None:

@@ -128,7 +128,7 @@ def foreign_with_our_tables(folder: Path) -> None:
 
 
 def newer(folder: Path) -> None:
-    edit(folder, "PRAGMA user_version = 2")
+    edit(folder, "PRAGMA user_version = 3")
 
 
 def much_newer(folder: Path) -> None:
@@ -435,8 +435,8 @@ def test_a_row_of_a_key_that_does_not_exist_is_refused(folder: Path) -> None:
     async def main() -> None:
         async with opened(folder) as database:
             for sql in (
-                "INSERT INTO spend VALUES (99, 1, 1)",
-                "INSERT INTO spend VALUES (1, 1, 0.5)",
+                "INSERT INTO label_segment VALUES ('tenant:acme', 99)",
+                "INSERT INTO balance VALUES ('vk_1', 1, 0.5, 0)",
             ):
                 with pytest.raises(sqlite3.IntegrityError):
                     await database.writer.execute(sql)

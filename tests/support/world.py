@@ -5,16 +5,18 @@ import hashlib
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from fractions import Fraction
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from kbctld.core.grant import Grant
+from kbctld.core.limits import Limits as KeyLimits
 from kbctld.core.money import rates_from
+from kbctld.core.pace import Rate
+from kbctld.core.vendor import RateClass, read_vendor
 from kbctld.core.vendor import Vendor as VendorFile
-from kbctld.core.vendor import read_vendor
 from kbctld.credentials import Credentials
 from kbctld.http1.gate import BadHead
 from kbctld.http1.server import Limits, Request, Server
@@ -35,18 +37,19 @@ TARGET = "/stripe/v1/payment_intents"
 FORM = (b"Content-Type", b"application/x-www-form-urlencoded")
 
 TERMS = Terms(
-    vendors=("stripe",),
-    daily_cap_nano=1_000_000 * 100 * CENT,
-    total_cap_nano=None,
-    call_cap_nano=None,
-    allow=None,
-    deny=(),
+    limits=KeyLimits(vendors=("stripe",), daily_cap_nano=1_000_000 * 100 * CENT),
     label="world",
     tenant=None,
     metadata={},
     credential=None,
-    lifetime_ns=None,
 )
+_LIMITS = frozenset(field.name for field in fields(KeyLimits))
+
+
+def terms(**changes: Any) -> Terms:
+    """Terms that differ from the usual ones."""
+    limits = replace(TERMS.limits, **{name: changes.pop(name) for name in _LIMITS & changes.keys()})
+    return replace(TERMS, limits=limits, **changes)
 
 
 def stripe() -> VendorFile:
@@ -76,7 +79,7 @@ class World:
     # --- to act -----------------------------------------------------------------------------------
 
     async def issue(self, **changes: Any) -> tuple[Grant, str]:
-        return await self.vault.issue(replace(TERMS, **changes))
+        return await self.vault.issue(terms(**changes), "tester")
 
     def request(
         self,
@@ -134,7 +137,7 @@ class World:
     async def check_books(self) -> None:
         """L13: memory and journal tell the same money, nothing is negative, every hold has its row."""
         rows = await self.rows()
-        for grant in self.vault.grants():
+        for grant in self.vault.loaded():
             account = grant.scopes[0].account
             open_nano = sum(hold.nano for hold in self.vault.ledger.open if account in hold.accounts)
             mine = [row for row in rows if row["key_no"] == grant.no]
@@ -196,6 +199,7 @@ async def open_world(
     origin: str | None = None,
     ca_file: Path | None = None,
     vendor: Vendor | None = None,
+    rates: Mapping[RateClass, Rate] | None = None,
     busy_per_key: int = 256,
     turn_s: float = 10.0,
 ) -> AsyncIterator[World]:
@@ -209,6 +213,7 @@ async def open_world(
         origin: instead of the vendor's plain loopback address.
         ca_file: roots for TLS towards ``origin``.
         vendor: one that already listens.
+        rates: what the vendor takes of each credential; none by default.
         busy_per_key: calls of one key at once.
         turn_s: how long a further one waits.
     """
@@ -223,6 +228,7 @@ async def open_world(
                 origin=origin,
                 ca_file=ca_file,
                 vendor=own,
+                rates=rates,
                 busy_per_key=busy_per_key,
                 turn_s=turn_s,
             ) as world,
@@ -235,12 +241,12 @@ async def open_world(
     await vault.load()
     credentials = Credentials(MemoryStore(), vault.journal)
     for name, file in files.items():
-        await credentials.set(name, file, SECRET, vault.now_ns())
+        await credentials.set(name, file, SECRET, vault.now_ns(), "tester")
     target = read_origin(origin or f"http://127.0.0.1:{vendor.port}")
     context = verifying_context(None if ca_file is None else str(ca_file)) if target.tls else None
     pool = Pool(target, upstream or UpstreamLimits(), context)
     loop = asyncio.get_running_loop()
-    grant, key = await vault.issue(replace(TERMS, vendors=tuple(files)))
+    grant, key = await vault.issue(terms(vendors=tuple(files)), "tester")
     made: World
     server = Server(
         lambda request: made.handle(request),
@@ -258,6 +264,7 @@ async def open_world(
         pools=dict.fromkeys(files, pool),
         own_hosts=hosts,
         overridden={},
+        rates=dict.fromkeys(files, rates or {}),
         busy_per_key=busy_per_key,
         turn_s=turn_s,
     )

@@ -40,13 +40,16 @@ def attempt(vendor: Vendor, line: str, body: str) -> tuple[Access | None, Permit
     if isinstance(settled, Refusal):
         return None, settled
     operation, parameters = vendor.match(method, settled.path, settled.segments)
-    access = Access(vendor, method, settled, operation, parameters, names_account=False)
+    access = Access(vendor, method, settled, operation, parameters, {})
     key = grant(scope(CAP), vendors=(vendor.name,), vendor=vendor)
     refusal = admit(key, access, NOW)
     if refusal is not None:
         return access, refusal
-    asked = Request(read_form(body.encode()), {}, b"digest", None)
-    return access, authorize(key, access, asked, Ledger(), RATES, now_ns=NOW, row=None, call_id="call_1")
+    asked = Request(read_form(body.encode()), {}, b"digest", b"", None)
+    verdict = authorize(
+        key, access, asked, Ledger(), RATES, now_ns=NOW, tick_ns=0, row=None, call_id="call_1"
+    )
+    return access, verdict
 
 
 def test_there_are_vendor_files() -> None:

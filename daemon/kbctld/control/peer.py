@@ -10,6 +10,10 @@ import socket
 import struct
 import sys
 
+from kbctld.control.routes import Asker, HttpError, Route
+from kbctld.http1.gate import Head
+from kbctld.http1.server import Request
+
 # struct ucred {pid, uid, gid}: unix(7)
 _LINUX_UCRED = struct.Struct("3i")
 # struct xucred {version, uid, ngroups, groups[16]}: unix(4) of the BSDs and macOS
@@ -36,3 +40,19 @@ def is_operator(transport: asyncio.BaseTransport) -> bool:
     except OSError:
         return False
     return uid is not None and uid in (os.getuid(), 0)
+
+
+def on_socket(request: Request, head: Head, _route: Route | None) -> Asker:
+    """The gate of the socket: whoever got through ``is_operator`` may do everything, but no web page.
+
+    Raises:
+        HttpError: a page, by way of a forwarded socket.
+    """
+    if head.get(b"origin") is not None or head.get(b"sec-fetch-site") not in (None, b"none"):
+        raise HttpError(403, "origin_not_allowed", "the operator API does not answer web pages")
+    transport = request.connection.transport
+    try:
+        uid = peer_uid(transport.get_extra_info("socket")) if transport is not None else None
+    except OSError:
+        uid = None  # it has hung up meanwhile
+    return Asker("" if uid is None else f"uid {uid}", "admin")

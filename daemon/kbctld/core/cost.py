@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import assert_never
 
+from kbctld.core.document import Document
 from kbctld.core.form import AmbiguousFieldError, Form
 from kbctld.core.money import NANO_PER_USD, USD_MAX, Rates, read_currency, read_minor
 from kbctld.core.refusal import Code, Refusal
@@ -55,7 +56,7 @@ FREE = Price()
 UNPRICED = Price(readable=False)
 
 
-def objects_needed(operation: Operation, form: Form, parameters: Mapping[str, str]) -> list[str]:
+def objects_needed(operation: Operation, form: Form | Document, parameters: Mapping[str, str]) -> list[str]:
     """The ids of the objects that ``price`` must be told about."""
     cost = operation.cost
     if isinstance(cost, Increase):
@@ -70,7 +71,7 @@ def objects_needed(operation: Operation, form: Form, parameters: Mapping[str, st
 
 def price(
     operation: Operation,
-    form: Form,
+    form: Form | Document,
     query: Form,
     parameters: Mapping[str, str],
     known: Mapping[str, Remembered],
@@ -80,7 +81,7 @@ def price(
 
     Args:
         operation: what is attempted.
-        form: the body.
+        form: the body, a form or a JSON document.
         query: the query; may not name a field that decides.
         parameters: the path's parameters.
         known: what we remember of the objects that ``objects_needed`` named.
@@ -122,7 +123,7 @@ def price(
 def _price_amount(
     operation: Operation,
     cost: Amount,
-    form: Form,
+    form: Form | Document,
     parameters: Mapping[str, str],
     known: Mapping[str, Remembered],
     rates: Rates,
@@ -154,7 +155,7 @@ def _price_amount(
 
 
 def _price_increase(
-    operation: Operation, cost: Increase, form: Form, before: Remembered | None, rates: Rates
+    operation: Operation, cost: Increase, form: Form | Document, before: Remembered | None, rates: Rates
 ) -> Price | Refusal:
     minor = _minor(operation, cost.amount, form) if cost.amount else None
     currency = _currency(operation, cost.currency, form) if cost.currency else None
@@ -182,12 +183,12 @@ def _price_increase(
     )
 
 
-def _named(cost: Amount, form: Form, parameters: Mapping[str, str]) -> list[str]:
+def _named(cost: Amount, form: Form | Document, parameters: Mapping[str, str]) -> list[str]:
     values = (parameters.get(field) or form.one(field) for field in cost.currency_of)
     return [value for value in values if value]
 
 
-def _minor(operation: Operation, field: str, form: Form) -> int | Refusal | None:
+def _minor(operation: Operation, field: str, form: Form | Document) -> int | Refusal | None:
     text = form.one(field)
     if text is None:
         return None
@@ -199,7 +200,7 @@ def _minor(operation: Operation, field: str, form: Form) -> int | Refusal | None
     return minor
 
 
-def _currency(operation: Operation, field: str, form: Form) -> str | Refusal | None:
+def _currency(operation: Operation, field: str, form: Form | Document) -> str | Refusal | None:
     text = form.one(field)
     if text is None:
         return None

@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from kbctld.core.pace import Bucket, Loop, LoopGuard, Rate
+
 NS_PER_S = 1_000_000_000
 NS_PER_DAY = 86_400 * NS_PER_S
 
@@ -67,6 +69,8 @@ class Account:
     """By UTC day of the hold."""
     posted_total: int = 0
     held_total: int = 0
+    requests: dict[int, int] = field(default_factory=dict)
+    """Calls let through, by UTC day."""
 
     def used(self, day: int) -> int:
         return self.posted.get(day, 0) + self.held.get(day, 0)
@@ -93,27 +97,63 @@ class Account:
         self.posted_total += nano
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Scope:
-    """One set of limits and the account that it watches.
+    """One set of limits and the account that it watches: a key's own, or a tenant's.
 
     Attributes:
-        owner: whose limit it is, in words: ``key vk_...``.
+        name: under which the journal keeps its balance: ``vk_...`` or ``tenant:acme``.
+        owner: whose limit it is, in words: ``key vk_...``, ``tenant acme``.
+        call_cap_nano: the most that one call may hold.
     """
 
+    name: str
     owner: str
     account: Account
-    daily_cap_nano: int | None
-    total_cap_nano: int | None
+    daily_cap_nano: int | None = None
+    total_cap_nano: int | None = None
+    call_cap_nano: int | None = None
+    daily_requests: int | None = None
+    bucket: Bucket | None = None
+    guard: LoopGuard | None = None
+
+    @property
+    def capped(self) -> bool:
+        """Whether any amount is limited, so that every cost must be known."""
+        return not (self.daily_cap_nano is self.total_cap_nano is self.call_cap_nano is None)
 
     def room(self, day: int) -> int | None:
         """Nano-USD that still fit; None without a cap."""
-        rooms = []
-        if self.daily_cap_nano is not None:
-            rooms.append(self.daily_cap_nano - self.account.used(day))
-        if self.total_cap_nano is not None:
-            rooms.append(self.total_cap_nano - self.account.used_total())
+        rooms = [room for room in (self.daily_room(day), self.total_room()) if room is not None]
         return min(rooms) if rooms else None
+
+    def daily_room(self, day: int) -> int | None:
+        """Nano-USD that still fit today; below zero where a cap was lowered under what is used."""
+        return None if self.daily_cap_nano is None else self.daily_cap_nano - self.account.used(day)
+
+    def total_room(self) -> int | None:
+        """Nano-USD that ever still fit."""
+        return None if self.total_cap_nano is None else self.total_cap_nano - self.account.used_total()
+
+    def requests_left(self, day: int) -> int | None:
+        """Calls that may still go today."""
+        if self.daily_requests is None:
+            return None
+        return max(self.daily_requests - self.account.requests.get(day, 0), 0)
+
+    def set_rate(self, rate: Rate | None, tick_ns: int) -> None:
+        """Put another rate in place; what was used of the old one stays used."""
+        if rate is None or self.bucket is None:
+            self.bucket = None if rate is None else Bucket(rate)
+        elif self.bucket.rate != rate:
+            self.bucket.changed(rate, tick_ns)
+
+    def set_loop(self, loop: Loop | None) -> None:
+        """Put another loop guard in place; an equal one keeps what it has seen."""
+        if loop is None:
+            self.guard = None
+        elif self.guard is None or self.guard.loop != loop:
+            self.guard = LoopGuard(loop)
 
 
 @dataclass(slots=True, eq=False)

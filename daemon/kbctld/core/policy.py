@@ -11,15 +11,20 @@ from itertools import chain
 from typing import Any
 
 from kbctld.core.cost import FREE, UNPRICED, Price, Remembered, price
+from kbctld.core.document import Document
 from kbctld.core.form import Form
 from kbctld.core.grant import Grant
-from kbctld.core.ledger import Attempt, Ledger, Scope, day_of, seconds_to_midnight
+from kbctld.core.ledger import NS_PER_S, Attempt, Hold, Ledger, Scope, day_of, seconds_to_midnight
 from kbctld.core.money import NANO_MAX, Rates, say_usd
 from kbctld.core.refusal import Code, Refusal
+from kbctld.core.rule import check_rules
 from kbctld.core.target import Target
 from kbctld.core.vendor import READS, Operation, Vendor
 
 NS_PER_HOUR = 3_600_000_000_000
+
+LOOPED = "it sent the same request over and over"
+"""Why a key is paused whose loop guard tripped."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +37,7 @@ class Access:
         target: the canonical target.
         operation: what the vendor file calls it; None where it lists nothing.
         parameters: the path's parameters.
-        names_account: an account header of the vendor was sent.
+        accounts: the vendor's account headers that were sent: they name another account to act on.
     """
 
     vendor: Vendor
@@ -40,7 +45,7 @@ class Access:
     target: Target
     operation: Operation | None
     parameters: Mapping[str, str]
-    names_account: bool
+    accounts: Mapping[str, str]
 
     @property
     def title(self) -> str:
@@ -52,10 +57,13 @@ class Access:
         """The method that lists speak of: HEAD asks for what GET does."""
         return "GET" if self.method == "HEAD" else self.method
 
-    @property
-    def needs_body(self) -> bool:
+    def needs_body(self, grant: Grant) -> bool:
         """Whether the body decides anything, and so must be read before the call can leave."""
-        return self.operation is not None and self.method not in READS
+        if self.method in READS:
+            return False
+        return self.operation is not None or any(
+            holder.rules or holder.scope.guard is not None for holder in grant.lineage
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,13 +73,15 @@ class Request:
     Attributes:
         form: the body, read; empty where nothing depends on it.
         known: remembered objects that the price needs.
-        digest: of method, target, type and body: equal for a retry.
+        digest: of method, target, type, account and body: equal for a retry.
+        same: the same of a canonical body: equal for what does the same thing once more.
         replay: digest of key, credential and idempotency key; None without one.
     """
 
-    form: Form
+    form: Form | Document
     known: Mapping[str, Remembered]
     digest: bytes
+    same: bytes
     replay: bytes | None
 
 
@@ -88,33 +98,31 @@ class Permit:
 def admit(grant: Grant | None, access: Access | None, now_ns: int) -> Refusal | None:
     """The checks that need no body: the key, the vendor, the endpoint, the account.
 
+    Every ancestor is asked too: what it may no longer do ends for all that were derived from it.
     ``access`` is None where the vendor could not be told because the key is bad.
     """
     if grant is None:
         return Refusal(Code.KEY_UNKNOWN, "no vault key like this was issued here", "issue one: kbctl issue")
-    if grant.revoked_ns is not None:
-        return Refusal(Code.KEY_REVOKED, f"key {grant.key_id} was revoked", "ask the operator for a new key")
-    if grant.frozen:
-        return Refusal(Code.KEY_REVOKED, f"key {grant.key_id} was stopped: {grant.frozen}", "issue a new key")
-    if grant.expires_ns is not None and now_ns >= grant.expires_ns:
-        return Refusal(Code.KEY_EXPIRED, f"key {grant.key_id} has expired", "ask the operator for a new key")
-    if access is None:
-        return None
-    if access.vendor.name not in grant.vendors:
-        return Refusal(
-            Code.VENDOR_NOT_ALLOWED,
-            f"key {grant.key_id} does not reach {access.vendor.name}",
-            "issue --vendor",
-        )
-    refusal = _endpoint(grant, access)
-    if refusal is not None:
+    refusal = _stopped(grant, now_ns)
+    if refusal is not None or access is None:
         return refusal
-    if access.names_account:
-        return Refusal(
-            Code.ACCOUNT_NOT_ALLOWED,
-            "the request names another account of the vendor",
-            f"send it without {' and '.join(sorted(access.vendor.account_headers))}",
-        )
+    for holder in grant.lineage:
+        if access.vendor.name not in holder.vendors:
+            return Refusal(
+                Code.VENDOR_NOT_ALLOWED,
+                f"{_whose(holder, grant)} does not reach {access.vendor.name}",
+                "issue --vendor",
+            )
+    call = (access.operation, access.listed_method, access.target.path, access.target.segments)
+    for holder in grant.lineage:
+        refusal = _endpoint(holder, grant, access, call)
+        if refusal is not None:
+            return refusal
+    if access.accounts:
+        for holder in grant.lineage:
+            refusal = _account(holder, grant, access, call)
+            if refusal is not None:
+                return refusal
     return None
 
 
@@ -126,10 +134,11 @@ def authorize(
     rates: Rates,
     *,
     now_ns: int,
+    tick_ns: int,
     row: Any,
     call_id: str,
 ) -> Permit | Refusal:
-    """Decide, and set the money aside where the answer is yes.
+    """Decide, and set the money aside where the answer is yes: in every scope, or in none.
 
     Args:
         grant: whose key it is.
@@ -138,24 +147,34 @@ def authorize(
         ledger: where holds live.
         rates: US dollars per unit of other currencies.
         now_ns: effective time: never before any time already journaled.
+        tick_ns: monotonic time, for rates and windows.
         row: the audit row that will carry the hold.
         call_id: that row's id.
     """
     refusal = admit(grant, access, now_ns)  # once more: it may have been revoked while the body came in
+    if refusal is None:
+        refusal = _rules(grant, access, request)
     if refusal is not None:
         return refusal
     quote = _quote(grant, access, request, rates)
     if isinstance(quote, Refusal):
         return quote
+    first: Hold | None = None
     idempotency = access.vendor.file.idempotency
     if idempotency is not None and request.replay is not None:
         window_ns = idempotency.window_hours * NS_PER_HOUR
         first = ledger.find_replay(request.replay, request.digest, now_ns, window_ns)
-        if first is not None:
-            return Permit(ledger.join(first, row), quote, first.call_id)
-    refusal = _money(grant, access, quote, now_ns)
+    # A retry is a request like any other to the pace; only its money is counted already.
+    refusal = (
+        (_call_caps(grant, access, quote) if first is None else None)
+        or _pace(grant, request, now_ns, tick_ns)
+        or (_caps(grant, access, quote, now_ns) if first is None else None)
+    )
     if refusal is not None:
         return replace(refusal, requested_nano=quote.nano, currency=quote.currency, amount_minor=quote.minor)
+    _count(grant, request, now_ns, tick_ns)
+    if first is not None:
+        return Permit(ledger.join(first, row), quote, first.call_id)
     attempt = ledger.take(
         grant.scopes,
         row=row,
@@ -168,42 +187,177 @@ def authorize(
     return Permit(attempt, quote, None)
 
 
-def _endpoint(grant: Grant, access: Access) -> Refusal | None:
-    target = access.target
-    call = (access.operation, access.listed_method, target.path, target.segments)
-    denied = next((entry for entry in grant.deny if entry.covers(*call)), None)
+# --- who asks, and for what ---------------------------------------------------------------------------
+
+
+def _whose(holder: Grant, grant: Grant) -> str:
+    """Whose limit it is: most often the key's own."""
+    return f"key {holder.key_id}" if holder is grant else f"key {holder.key_id}, which it comes from,"
+
+
+def _stopped(grant: Grant, now_ns: int) -> Refusal | None:
+    for holder in grant.lineage:
+        who = _whose(holder, grant)
+        if holder.revoked_ns is not None:
+            return Refusal(Code.KEY_REVOKED, f"{who} was revoked", "ask the operator for a new key")
+        if holder.frozen:
+            return Refusal(Code.KEY_REVOKED, f"{who} was stopped: {holder.frozen}", "issue a new key")
+    for holder in grant.lineage:
+        who = _whose(holder, grant)
+        if holder.expired(now_ns):
+            return Refusal(Code.KEY_EXPIRED, f"{who} has expired", "ask the operator for a new key")
+    for holder in grant.lineage:
+        if holder.paused:
+            looped = holder.paused == LOOPED
+            return Refusal(
+                Code.LOOP_DETECTED if looped else Code.KEY_REVOKED,
+                f"{_whose(holder, grant)} is paused: {holder.paused}",
+                f"ask the operator to look, then to run: kbctl resume {holder.key_id}",
+            )
+    return None
+
+
+_Call = tuple[Operation | None, str, str, tuple[str, ...]]
+
+
+def _endpoint(holder: Grant, grant: Grant, access: Access, call: _Call) -> Refusal | None:
+    who, facts = _whose(holder, grant), {"attempted": access.title}
+    denied = next((entry for entry in holder.deny if entry.covers(*call)), None)
     if denied is not None:
         return Refusal(
             Code.ENDPOINT_NOT_ALLOWED,
-            f"key {grant.key_id} denies {access.title}: {denied.text}",
+            f"{who} denies {access.title}: {denied.text}",
             "ask the operator for a key that allows it",
-            facts={"attempted": access.title},
+            facts=facts,
         )
-    if grant.allow is not None:
-        if any(entry.allows(*call) for entry in grant.allow):
+    if holder.allow is not None:
+        if any(entry.allows(*call) for entry in holder.allow):
             return None
-        allowed = ", ".join(entry.text for entry in grant.allow[:5])
+        allowed = ", ".join(entry.text for entry in holder.allow[:5])
         return Refusal(
             Code.ENDPOINT_NOT_ALLOWED,
-            f"key {grant.key_id} does not allow {access.title}; it allows {allowed or 'nothing'}",
-            f'ask for a key issued with --allow "{access.method} {target.path}"',
-            facts={"attempted": access.title},
+            f"{who} does not allow {access.title}; it allows {allowed or 'nothing'}",
+            f'ask for a key issued with --allow "{access.method} {access.target.path}"',
+            facts=facts,
         )
     if access.operation is not None and access.operation.privileged:
         return Refusal(
             Code.ENDPOINT_NOT_ALLOWED,
             f"{access.title} is privileged: it mints credentials or moves payout destinations",
             f"ask for a key issued with --allow {access.operation.name}",
-            facts={"attempted": access.title},
+            facts=facts,
         )
     if access.operation is None and access.method not in READS and not grant.capped:
         return Refusal(
             Code.ENDPOINT_NOT_ALLOWED,
             f"{access.title} is not an operation whose cost is known",
-            f'ask for a key issued with --allow "{access.method} {target.path}"',
-            facts={"attempted": access.title},
+            f'ask for a key issued with --allow "{access.method} {access.target.path}"',
+            facts=facts,
         )
     return None
+
+
+def _account(holder: Grant, grant: Grant, access: Access, call: _Call) -> Refusal | None:
+    """Another account of the vendor is refused unless a rule that binds this call lists it."""
+    for header, value in access.accounts.items():
+        binding = [
+            rule
+            for rule in holder.rules
+            if rule.field == header and (rule.scope is None or rule.scope.covers(*call))
+        ]
+        if not binding or not all(rule.admits(value) for rule in binding):
+            return Refusal(
+                Code.ACCOUNT_NOT_ALLOWED,
+                f"the request names another account of the vendor in {header}, and"
+                f" {_whose(holder, grant)} does not list it",
+                f'send it without {header}, or ask for a key issued with --param "{header} in acct_..."',
+            )
+    return None
+
+
+def _rules(grant: Grant, access: Access, request: Request) -> Refusal | None:
+    for holder in grant.lineage:
+        if not holder.rules:
+            continue
+        found = check_rules(
+            holder.rules,
+            operation=access.operation,
+            method=access.listed_method,
+            path=access.target.path,
+            segments=access.target.segments,
+            places=(request.form, access.target.form, access.parameters, access.accounts),
+        )
+        if found is not None:
+            ambiguous = found.kind == "ambiguous"
+            return Refusal(
+                Code.AMBIGUOUS_REQUEST if ambiguous else Code.PARAM_NOT_ALLOWED,
+                f"{found.sentence}, as {_whose(holder, grant)} asks for",
+                "send it once, as a plain field"
+                if ambiguous
+                else "ask the operator for a key that allows it",
+                facts={"rule": found.rule.text},
+            )
+    return None
+
+
+# --- how fast ---------------------------------------------------------------------------------------------
+
+
+def _pace(grant: Grant, request: Request, now_ns: int, tick_ns: int) -> Refusal | None:
+    for scope in grant.scopes:
+        wait_ns = scope.bucket.wait_ns(tick_ns) if scope.bucket is not None else 0
+        if scope.bucket is not None and wait_ns > 0:
+            wait_s = -(-wait_ns // NS_PER_S)
+            return Refusal(
+                Code.RATE_LIMITED,
+                f"{scope.owner} may send {scope.bucket.rate.text}",
+                f"send the next one in {wait_s} s",
+                retry_after_s=wait_s,
+                facts={"rate": scope.bucket.rate.text},
+            )
+    day = day_of(now_ns)
+    for scope in grant.scopes:
+        if scope.requests_left(day) == 0:
+            wait_s = seconds_to_midnight(now_ns)
+            return Refusal(
+                Code.REQUEST_BUDGET_EXHAUSTED,
+                f"{scope.owner} has sent the {scope.daily_requests} requests that it may send a day;"
+                f" it may again from 00:00 UTC, in {_wait(wait_s)}",
+                "wait for 00:00 UTC, or ask the operator for a key with more --requests",
+                retry_after_s=wait_s,
+                facts={"daily_requests": str(scope.daily_requests)},
+            )
+    for holder in grant.lineage:
+        guard = holder.scope.guard
+        if guard is None or guard.seen(request.same, tick_ns) < guard.loop.times:
+            continue
+        if guard.loop.action == "pause":
+            holder.paused = LOOPED
+            remedy = f"the key is paused; ask the operator to look, then to run: kbctl resume {holder.key_id}"
+        else:
+            remedy = "stop repeating it: the answer will not change"
+        return Refusal(
+            Code.LOOP_DETECTED,
+            f"the same request was sent {guard.loop.times} times within {guard.loop.text.partition('/')[2]},"
+            f" which is as often as {_whose(holder, grant)} may",
+            remedy,
+            facts={"loop": guard.loop.text},
+        )
+    return None
+
+
+def _count(grant: Grant, request: Request, now_ns: int, tick_ns: int) -> None:
+    """Take what ``_pace`` found to be there, from every scope."""
+    day = day_of(now_ns)
+    for scope in grant.scopes:
+        if scope.bucket is not None:
+            scope.bucket.take(tick_ns)
+        if scope.guard is not None:
+            scope.guard.note(request.same, tick_ns)
+        scope.account.requests[day] = scope.account.requests.get(day, 0) + 1
+
+
+# --- what it costs ----------------------------------------------------------------------------------------
 
 
 def _quote(grant: Grant, access: Access, request: Request, rates: Rates) -> Price | Refusal:
@@ -223,18 +377,23 @@ def _quote(grant: Grant, access: Access, request: Request, rates: Rates) -> Pric
     return quote
 
 
-def _money(grant: Grant, access: Access, quote: Price, now_ns: int) -> Refusal | None:
+def _call_caps(grant: Grant, access: Access, quote: Price) -> Refusal | None:
+    for scope in grant.scopes:
+        cap = scope.call_cap_nano
+        if cap is not None and quote.nano > cap:
+            return Refusal(
+                Code.CALL_CAP_EXCEEDED,
+                f"{access.title} asks for {say_usd(quote.nano)} and one call of {scope.owner}"
+                f" may take {say_usd(cap)}",
+                "split it, or ask for a key with a larger --call-cap",
+                facts={"call_cap_usd": _plain(cap), "requested_usd": _plain(quote.nano)},
+            )
+    return None
+
+
+def _caps(grant: Grant, access: Access, quote: Price, now_ns: int) -> Refusal | None:
     if quote.nano == 0:
         return None
-    cap = grant.call_cap_nano
-    if cap is not None and quote.nano > cap:
-        return Refusal(
-            Code.CALL_CAP_EXCEEDED,
-            f"{access.title} asks for {say_usd(quote.nano)} and one call of key {grant.key_id}"
-            f" may take {say_usd(cap)}",
-            "split it, or ask for a key with a larger --call-cap",
-            facts={"call_cap_usd": _plain(cap), "requested_usd": _plain(quote.nano)},
-        )
     daily = (_daily(scope, access, quote, now_ns) for scope in grant.scopes)
     total = (_total(scope, access, quote) for scope in grant.scopes)
     return next((refusal for refusal in chain(daily, total) if refusal is not None), None)

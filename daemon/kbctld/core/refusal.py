@@ -25,9 +25,12 @@ class Code(StrEnum):
     BODY_TOO_LARGE = "body_too_large"
     UNSUPPORTED_BODY = "unsupported_body"
     HEAD_TOO_LARGE = "head_too_large"
+    PARAM_NOT_ALLOWED = "param_not_allowed"
     AMOUNT_UNKNOWN = "amount_unknown"
     CALL_CAP_EXCEEDED = "call_cap_exceeded"
     RATE_LIMITED = "rate_limited"
+    REQUEST_BUDGET_EXHAUSTED = "request_budget_exhausted"
+    LOOP_DETECTED = "loop_detected"
     CAP_EXHAUSTED = "cap_exhausted"
     TOTAL_CAP_EXHAUSTED = "total_cap_exhausted"
     CREDENTIAL_UNAVAILABLE = "credential_unavailable"
@@ -54,9 +57,12 @@ STATUS: dict[Code, int] = {
     Code.BODY_TOO_LARGE: 413,
     Code.UNSUPPORTED_BODY: 415,
     Code.HEAD_TOO_LARGE: 431,
+    Code.PARAM_NOT_ALLOWED: 403,
     Code.AMOUNT_UNKNOWN: 400,
     Code.CALL_CAP_EXCEEDED: 403,
     Code.RATE_LIMITED: 429,
+    Code.REQUEST_BUDGET_EXHAUSTED: 429,
+    Code.LOOP_DETECTED: 429,
     Code.CAP_EXHAUSTED: 429,
     Code.TOTAL_CAP_EXHAUSTED: 429,
     Code.CREDENTIAL_UNAVAILABLE: 503,

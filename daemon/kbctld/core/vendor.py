@@ -8,16 +8,21 @@ would do. Only the file names the origin; nothing in a request can change it.
 import re
 import tomllib
 from decimal import Decimal
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeAlias
 
 import msgspec
 from msgspec import Meta, Struct
+
+from kbctld.core.pace import PaceError, Rate, read_rate
 
 SCHEMA = 1
 
 READS = frozenset({"GET", "HEAD"})
 WRITES = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 METHODS = READS | WRITES
+
+RateClass: TypeAlias = Literal["read", "write"]
+"""What vendors count apart: a method of READS is a read, any other a write."""
 
 _NAME = re.compile(r"[a-z][a-z0-9_-]{0,31}", re.ASCII)
 _OPERATION = re.compile(r"[a-z][a-z0-9_]*(?:\.[a-z][a-z0-9_]*)*", re.ASCII)
@@ -98,6 +103,8 @@ class Operation(_Strict):
     cost: Cost
     privileged: bool = False
     """Mints credentials or moves payout destinations: allowed by exact name only."""
+    stamps: bool = False
+    """Takes the vendor's own metadata, so that a key may stamp it."""
 
 
 class Auth(_Strict):
@@ -113,6 +120,13 @@ class Idempotency(_Strict):
     """No longer than the vendor keeps a key: afterwards a retry is a new call."""
     replay_header: Text | None = None
     """``true`` in an answer that repeats an earlier one."""
+
+
+class RateTable(_Strict):
+    """The rate that the vendor takes of one account, by class; left out where it has none."""
+
+    read: Text | None = None
+    write: Text | None = None
 
 
 class Example(_Strict):
@@ -133,7 +147,7 @@ class VendorFile(_Strict):
     title: Text
     docs: Text
     origin: Text
-    body: Literal["form"]
+    body: Literal["form", "json"]
     auth: Auth
     error_shape: Literal["stripe"]
     request_id_header: Text
@@ -144,7 +158,11 @@ class VendorFile(_Strict):
     account_headers: list[Text] = []
     idempotency: Idempotency | None = None
     metadata_field: Text | None = None
+    """The body's object of names and values that the vendor keeps: ``metadata``."""
+    metadata_list: Text | None = None
+    """The same as a list of ``{name, value}``: Resend's ``tags``."""
     secret_prefixes: list[Text] = []
+    rate: RateTable | None = None
     example: list[Example] = []
 
 
@@ -160,6 +178,7 @@ class Vendor:
         self.forward_headers = frozenset(file.forward_headers)
         self.account_headers = frozenset(file.account_headers)
         self.request_id_header = file.request_id_header.lower().encode("ascii")
+        self.rates = read_rates_of(file.rate, "rate")
         self.operations = {operation.name: operation for operation in file.operation}
         self._literal: dict[tuple[str, str], Operation] = {}
         self._patterns: dict[tuple[str, int], list[tuple[tuple[str, ...], Operation]]] = {}
@@ -211,6 +230,28 @@ def read_vendor(text: str) -> Vendor:
     return Vendor(file)
 
 
+def read_rates_of(table: RateTable | None, key: str) -> dict[RateClass, Rate]:
+    """The rates of a table.
+
+    Args:
+        table: as it was written; None for none.
+        key: what the table is called, for people.
+
+    Raises:
+        VendorFileError: one that is none.
+    """
+    rates: dict[RateClass, Rate] = {}
+    kind: RateClass
+    for kind in ("read", "write"):
+        text = getattr(table, kind, None)
+        if text is not None:
+            try:
+                rates[kind] = read_rate(text)
+            except PaceError as error:
+                raise VendorFileError(f"`{key}.{kind}`: {error}") from None
+    return rates
+
+
 def _check(file: VendorFile) -> None:
     if not _NAME.fullmatch(file.name):
         raise VendorFileError("`name` takes a lower-case word such as stripe")
@@ -250,6 +291,8 @@ def _check(file: VendorFile) -> None:
         if shape in matches:
             raise VendorFileError(f"{where}: `match` is another operation's too")
         matches.add(shape)
+        if operation.stamps and (file.metadata_field is None or file.body != "form"):
+            raise VendorFileError(f"{where}: `stamps` takes a file with `metadata_field` and form bodies")
         cost = operation.cost
         if isinstance(cost, Amount) and cost.currency is None and not cost.currency_of:
             raise VendorFileError(f"{where}: `cost` takes `currency` or `currency_of`")
@@ -282,7 +325,7 @@ def _explain(text: str) -> str:
     elif "`$.idempotency.methods" in text:
         text += "; it takes POST or DELETE"
     elif "`$.body`" in text:
-        text += "; it takes form"
+        text += "; it takes form or json"
     elif "`$.error_shape`" in text:
         text += "; it takes stripe"
     elif "`$.schema`" in text:

@@ -361,6 +361,11 @@ class Connection(asyncio.Protocol):
     def gone(self) -> bool:
         return self._gone
 
+    @property
+    def transport(self) -> asyncio.Transport | None:
+        """None once, before the connection is made."""
+        return self._transport
+
     def write(self, data: bytes) -> None:
         if not self._gone and self._transport is not None:
             self._transport.write(data)

@@ -9,15 +9,19 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TypeAlias
+from urllib.parse import urlencode
 
 from kbctld.core.cost import Remembered, objects_needed
+from kbctld.core.document import Document, DocumentError, read_document
 from kbctld.core.form import Form, FormError, read_form
 from kbctld.core.grant import Grant
 from kbctld.core.policy import Access
 from kbctld.core.policy import Request as Asked
 from kbctld.core.refusal import Code, Refusal
 from kbctld.core.target import Arrived, settle_target
-from kbctld.core.vendor import Amount, Increase, Vendor
+from kbctld.core.vendor import READS, Amount, Increase, Vendor
 from kbctld.credentials import Credential, Credentials
 from kbctld.http1.gate import Head
 from kbctld.http1.server import BadBody, Fields
@@ -28,8 +32,12 @@ from kbctld.proxy.call import Call, Refused, allowed
 _WHOLE_BYTES = 64 * 1024
 _IDEMPOTENCY_KEY_MAX = 255
 _VAULT_KEY = re.compile(r"vault_key_[0-9A-Za-z]{49}", re.ASCII)
+_METADATA_MAX = 50
 _FORM = b"application/x-www-form-urlencoded"
+_JSON = b"application/json"
 _NO_FORM = Form((), has_semicolon=False)
+
+Body: TypeAlias = Form | Document
 
 
 def stranger(head: Head, own_hosts: frozenset[bytes]) -> Refusal | None:
@@ -80,16 +88,20 @@ def find_access(
         return Refusal(Code.AMBIGUOUS_REQUEST, "the query overrides the method or carries a credential")
     listed_as = "GET" if method == "HEAD" else method
     operation, parameters = vendor.match(listed_as, target.path, target.segments)
+    if operation is None and target.path.endswith("/"):
+        bare = target.path.rstrip("/")
+        if vendor.match(listed_as, bare, target.segments)[0] is not None:
+            return Refusal(Code.AMBIGUOUS_REQUEST, "the path ends with a slash", f"send {bare}, without it")
     call.row.endpoint = target.path
     call.row.operation = operation.name if operation else None
-    seen = set()
-    for name, _ in fields:
-        if name in seen and name.decode("latin-1") in vendor.forward_headers:
-            return Refusal(Code.AMBIGUOUS_REQUEST, f"the header {name.decode('latin-1')} stands twice")
-        seen.add(name)
-    leaves = [
-        value.decode("latin-1") for name, value in fields if name.decode("latin-1") in vendor.forward_headers
-    ]
+    leaving: dict[str, str] = {}
+    for raw_name, value in fields:
+        name = raw_name.decode("latin-1")
+        if name in vendor.forward_headers or name in vendor.account_headers:
+            if name in leaving:
+                return Refusal(Code.AMBIGUOUS_REQUEST, f"the header {name} stands twice")
+            leaving[name] = value.decode("latin-1")
+    leaves = list(leaving.values())
     leaves += [target.path, *(text for pair in target.form.pairs for text in pair)]
     if any(_VAULT_KEY.search(text) for text in leaves):
         return Refusal(
@@ -97,14 +109,18 @@ def find_access(
             "a vault key stands where the vendor would see it",
             "send it only as the SDK's API key",
         )
-    names_account = any(name.decode("latin-1") in vendor.account_headers for name in seen)
-    return Access(vendor, method, target, operation, parameters, names_account)
+    accounts = {name: value for name, value in leaving.items() if name in vendor.account_headers}
+    return Access(vendor, method, target, operation, parameters, accounts)
 
 
 def find_credential(credentials: Credentials, grant: Grant, vendor: Vendor) -> Credential | Refusal:
     """The real secret's place; a refusal where it can't be used now."""
     name = grant.credential or vendor.name
     credential = credentials.get(name)
+    if credential is not None and credential.vendor != vendor.name:
+        # The key's own credential is for another of its vendors; this one has the usual.
+        name = vendor.name
+        credential = credentials.get(name)
     if credential is None or credential.vendor != vendor.name:
         return Refusal(
             Code.CREDENTIAL_UNAVAILABLE, f"there is no credential {name}", f"kbctl credential set {name}"
@@ -118,19 +134,13 @@ def find_credential(credentials: Credentials, grant: Grant, vendor: Vendor) -> C
     return credential
 
 
-async def read_request(
-    call: Call,
-    request: HttpRequest,
-    head: Head,
-    grant: Grant,
-    access: Access,
-    credential: Credential,
-    fields: Fields,
-) -> tuple[bytes | None, Asked]:
-    """The body and what it says; None for a body that streams by because nothing in it decides.
+async def read_body(
+    request: HttpRequest, head: Head, grant: Grant, access: Access, fields: Fields
+) -> bytes | None:
+    """The body; None where there is none, or where it streams by because nothing in it decides.
 
     Raises:
-        Refused: a body that is too large, too slow, encoded, or can't be read.
+        Refused: a body that is too large, too slow or encoded.
         ClientGone: the agent broke off.
     """
     slots = dict(fields)
@@ -140,28 +150,62 @@ async def read_request(
                 Code.UNSUPPORTED_BODY, "an encoded body can't be read", "send it without Content-Encoding"
             )
         )
-    kind, _, kind_rest = slots.get(b"content-type", b"").lower().partition(b";")
-    may_be_form = kind.strip() in (_FORM, b"")
-    streams = not (access.needs_body or may_be_form) and (head.length or 0) > _WHOLE_BYTES
-    body: bytes | None = None
+    matters = access.needs_body(grant) or MediaType.of(slots).may_be_form
+    streams = not matters and (head.length or 0) > _WHOLE_BYTES
     try:
         request.check_length()
-        if head.has_body and not streams:
-            body = await request.body()
+        return await request.body() if head.has_body and not streams else None
     except BadBody as bad:
         raise Refused(Refusal(Code(bad.code), bad.sentence, status=bad.status)) from None
-    form = allowed(_read_form(access, kind.strip(), kind_rest.strip(), body or b""))
+
+
+async def read_request(
+    call: Call,
+    head: Head,
+    grant: Grant,
+    access: Access,
+    credential: Credential,
+    fields: Fields,
+    body: bytes | None,
+) -> tuple[bytes | None, Asked]:
+    """The body as it leaves, what head and body say, and what is known now of the objects they name.
+
+    Raises:
+        Refused: it can't be read.
+    """
+    slots = dict(fields)
+    form = _read_form(access, grant, MediaType.of(slots), body or b"")
+    if isinstance(form, Refusal):
+        raise Refused(form)
     call.row.metadata = _metadata(grant, access.vendor, form, slots)
     known: dict[str, Remembered] = {}
     if access.operation is not None:
         wanted = objects_needed(access.operation, form, access.parameters)
         known = await call.vault.recall(access.vendor.name, credential.name, wanted)
+    if grant.stamp and access.operation is not None and access.operation.stamps:
+        body = allowed(_stamped(grant, access, form, slots, body or b""))
+    streams = body is None and head.has_body  # what has streamed by can't be compared with a retry
+    replay = None if streams else allowed(_replay_digest(call, grant, access, credential, slots))
+    guarded = any(holder.scope.guard is not None for holder in grant.lineage)
+    plain = form.canonical() if form is not _NO_FORM else body or b""
+    asked = Asked(
+        form,
+        known,
+        _digest(access, slots, body or b""),
+        _digest(access, slots, plain) if guarded else b"",
+        replay or None,
+    )
+    return body, asked
+
+
+def _digest(access: Access, slots: Mapping[bytes, bytes], body: bytes) -> bytes:
     digest = hashlib.blake2b(digest_size=16)
     for part in (access.method.encode(), access.target.text.encode(), slots.get(b"content-type", b"")):
         digest.update(part + b"\0")
-    digest.update(body or b"")
-    replay = None if streams else allowed(_replay_digest(call, grant, access, credential, slots))
-    return body, Asked(form, known, digest.digest(), replay or None)
+    for header, account in access.accounts.items():
+        digest.update(f"{header}\0{account}\0".encode())
+    digest.update(body)
+    return digest.digest()
 
 
 def _find_vendor(vendors: Mapping[str, Vendor], grant: Grant, arrived: Arrived) -> Vendor | Refusal:
@@ -181,26 +225,74 @@ def _find_vendor(vendors: Mapping[str, Vendor], grant: Grant, arrived: Arrived) 
     )
 
 
-def _read_form(access: Access, kind: bytes, kind_rest: bytes, body: bytes) -> Form | Refusal:
-    """The body as a form, if any reader could take it for one: by its media type, or for want of one."""
-    operation = access.operation
-    decides = operation is not None and isinstance(operation.cost, Amount | Increase)
-    if not body or (kind not in (_FORM, b"") and not decides):
+@dataclass(frozen=True, slots=True)
+class MediaType:
+    """What ``Content-Type`` says of a body."""
+
+    kind: bytes
+    rest: bytes
+
+    @classmethod
+    def of(cls, slots: Mapping[bytes, bytes]) -> "MediaType":
+        kind, _, rest = slots.get(b"content-type", b"").lower().partition(b";")
+        return cls(kind.strip(), rest.strip().replace(b'"', b""))
+
+    @property
+    def may_be_form(self) -> bool:
+        """Whether any reader could take the body for a form: by its type, or for want of one."""
+        return self.kind in (_FORM, b"")
+
+    @property
+    def is_utf8(self) -> bool:
+        return self.rest in (b"", b"charset=utf-8")
+
+
+def _read_form(access: Access, grant: Grant, media: MediaType, body: bytes) -> Body | Refusal:
+    """The body as its vendor reads it, if anything in it decides or any reader could take it for a form."""
+    if not body:
         return _NO_FORM
-    plain = kind_rest.replace(b'"', b"") in (b"", b"charset=utf-8")
-    if (kind == _FORM and not plain) or (kind != _FORM and decides):
-        return Refusal(
-            Code.UNSUPPORTED_BODY,
-            f"{access.title} takes a body of type {_FORM.decode()}, in UTF-8",
-            "send its fields as a form",
-        )
+    operation = access.operation
+    ruled = access.method not in READS and any(holder.rules for holder in grant.lineage)
+    decides = ruled or (operation is not None and isinstance(operation.cost, Amount | Increase))
+    as_json = access.vendor.file.body == "json"
+    expected = _JSON if as_json else _FORM
+    if media.kind != expected or not media.is_utf8:
+        if decides or media.kind == expected:
+            return Refusal(
+                Code.UNSUPPORTED_BODY,
+                f"{access.title} takes a body of type {expected.decode()}, in UTF-8",
+                f"send its fields as {'JSON' if as_json else 'a form'}",
+            )
+        if not media.may_be_form:
+            return _NO_FORM
     try:
+        if as_json and media.kind == _JSON:
+            return read_document(body)
         form = read_form(body)
-    except FormError as error:
+    except (FormError, DocumentError) as error:
         return Refusal(Code.MALFORMED_REQUEST, f"the body can't be read: {error}")
     if form.mentions(("_method",)) is not None:
         return Refusal(Code.AMBIGUOUS_REQUEST, "the body overrides the method")
     return form
+
+
+def _stamped(
+    grant: Grant, access: Access, form: Body, slots: Mapping[bytes, bytes], body: bytes
+) -> bytes | Refusal:
+    """The body with the key's id and the run's in the vendor's own metadata, whoever wrote the agent."""
+    field = access.vendor.file.metadata_field
+    marks = {"kbctl_key_id": grant.key_id}
+    run_id = grant.metadata.get("agent_run_id") or slots.get(b"x-agent-run-id", b"").decode("latin-1")
+    if run_id:
+        marks["agent_run_id"] = run_id[:500]
+    said = form.object(field or "")
+    pairs = []
+    for name, value in marks.items():
+        if name == "kbctl_key_id" and name in said:
+            return Refusal(Code.AMBIGUOUS_REQUEST, f"{field}[{name}] is written by the proxy", "leave it out")
+        if name not in said:
+            pairs.append((f"{field}[{name}]", value))
+    return b"&".join([*([body] if body else []), urlencode(pairs).encode()])
 
 
 def _replay_digest(
@@ -220,15 +312,20 @@ def _replay_digest(
         )
     call.row.idempotency_key = key.decode("latin-1")
     # The vendor knows a retry per account: another credential, or another secret, is another account.
-    whose = f"{grant.no}\0{access.vendor.name}\0{credential.name}\0{credential.version}\0".encode()
+    accounts = "\0".join(f"{header}={account}" for header, account in access.accounts.items())
+    whose = (
+        f"{grant.no}\0{access.vendor.name}\0{credential.name}\0{credential.version}\0{accounts}\0".encode()
+    )
     return hashlib.blake2b(whose + key, digest_size=16).digest()
 
 
-def _metadata(grant: Grant, vendor: Vendor, form: Form, slots: Mapping[bytes, bytes]) -> str | None:
+def _metadata(grant: Grant, vendor: Vendor, form: Body, slots: Mapping[bytes, bytes]) -> str | None:
     """What the request says of its run, overlaid by the key's own: an agent can add but not forge."""
     said: dict[str, str] = {}
     if vendor.file.metadata_field is not None:
-        said.update(list(form.object(vendor.file.metadata_field).items())[:50])
+        said.update(list(form.object(vendor.file.metadata_field).items())[:_METADATA_MAX])
+    if vendor.file.metadata_list is not None and isinstance(form, Document):
+        said.update(list(form.pairs(vendor.file.metadata_list).items())[:_METADATA_MAX])
     run_id = slots.get(b"x-agent-run-id")
     if run_id:
         said["agent_run_id"] = run_id.decode("latin-1")

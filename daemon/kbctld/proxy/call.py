@@ -11,13 +11,14 @@ from typing import TypeVar
 from kbctld.core.grant import Grant
 from kbctld.core.policy import Access, Permit, Request, admit
 from kbctld.core.refusal import Code, Refusal
+from kbctld.core.slots import find_vault_key
+from kbctld.core.tally import Tally
 from kbctld.core.target import Arrived
 from kbctld.core.vendor import Vendor
 from kbctld.http1.gate import BadHead
 from kbctld.http1.server import Fields
 from kbctld.http1.server import Request as HttpRequest
 from kbctld.proxy.answer import refusal_answer
-from kbctld.proxy.slots import find_vault_key
 from kbctld.proxy.upstream import Failure, UpstreamError
 from kbctld.store.journal import JournalError
 from kbctld.vault import Vault
@@ -67,6 +68,7 @@ class Call:
         request: HttpRequest,
         vendors: Mapping[str, Vendor],
         overridden: Mapping[str, str],
+        tally: Tally,
     ) -> None:
         self.vault = vault
         self.request = request
@@ -77,6 +79,7 @@ class Call:
         self.took_off_ns = 0
         self._vendors = vendors
         self._overridden = overridden
+        self._tally = tally
         self._recorded = False
         self._started_ns = time.perf_counter_ns()
         if request.head is not None:
@@ -85,13 +88,16 @@ class Call:
 
     # --- what it is -----------------------------------------------------------------------------
 
-    def identify(self, fields: Fields) -> Grant | Refusal:
+    async def identify(self, fields: Fields) -> Grant | Refusal:
         """Find whose key it is; the row is that key's from here on, even if the key is no good."""
         slots = dict(fields)
         key = find_vault_key(slots.get(b"authorization"), slots.get(b"x-api-key"))
         if isinstance(key, Refusal):
             return key
-        grant = self.vault.find(key)
+        try:
+            grant = await self.vault.find(key)
+        except JournalError as error:
+            return Refusal(Code.AUDIT_UNAVAILABLE, f"the key can't be looked up: {error}", "kbctl status")
         if grant is not None:
             self.grant, self.row.key_no = grant, grant.no
             if len(grant.vendors) == 1:
@@ -149,6 +155,8 @@ class Call:
         self.row.latency_us = (now_ns - self._started_ns) // 1000
         self.row.upstream_us = (now_ns - self.took_off_ns) // 1000
         self.vault.journal.finish(self.row)
+        self._tally.ended(self.row.vendor, self.row.policy_check_result, self.row.outcome)
+        self._tally.took(self.row.latency_us - self.row.upstream_us)
 
     async def refuse(self, refusal: Refusal, *, was_allowed: bool = False) -> None:
         """Record and answer a refusal: of the call, or of passing on its answer.
@@ -169,6 +177,7 @@ class Call:
         else:
             row.outcome, row.amount_nano = "refused", 0
             await self.vault.journal.refuse(row)
+        self._tally.ended(row.vendor, row.policy_check_result, row.outcome)
         if self.request.started:
             self.request.cut()  # half of another answer is out: it must not pass for a whole one
             return

@@ -4,26 +4,26 @@ Its order is the product's promise. What must stay true: every way out of it lea
 by what was proved.
 """
 
-import asyncio
 import logging
-from collections import deque
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from kbctld.core.grant import Grant
-from kbctld.core.policy import Permit, admit
+from kbctld.core.pace import Rate
+from kbctld.core.policy import Access, Permit, admit
 from kbctld.core.refusal import Code, Refusal
+from kbctld.core.tally import Tally
 from kbctld.core.target import read_target
-from kbctld.core.vendor import Vendor
+from kbctld.core.vendor import READS, RateClass, Vendor
 from kbctld.credentials import Credential, Credentials
 from kbctld.http1.gate import BadHead
 from kbctld.http1.server import BadBody, ClientGone, Fields, Request
-from kbctld.proxy.asking import find_access, find_credential, plain_fields, read_request, stranger
+from kbctld.proxy.asking import find_access, find_credential, plain_fields, read_body, read_request, stranger
 from kbctld.proxy.call import Call, Refused, allowed
 from kbctld.proxy.flight import Flight
 from kbctld.proxy.inject import outbound_head
 from kbctld.proxy.scrub import Scrubber
+from kbctld.proxy.shares import Places, Shares, Turn
 from kbctld.proxy.upstream import Answer, Connection, Failure, Pool, UpstreamError
 from kbctld.vault import Vault
 
@@ -43,7 +43,7 @@ async def exchange(plane: "Plane", request: Request) -> None:
     """Serve one request whose head passed the gate."""
     head = request.head
     assert head is not None  # noqa: S101 - for the type checker
-    call = Call(plane.vault, request, plane.vendors, plane.overridden)
+    call = Call(plane.vault, request, plane.vendors, plane.overridden, plane.tally)
     try:
         # Who asks, and for what: refused before the body is read. A page or a foreign Host is turned away
         # before any key is read.
@@ -51,18 +51,22 @@ async def exchange(plane: "Plane", request: Request) -> None:
         call.arrived(arrived)
         _refuse_if(stranger(head, plane.own_hosts))
         fields = plain_fields(head)
-        grant = allowed(call.identify(fields))
+        grant = allowed(await call.identify(fields))
         access = allowed(find_access(call, plane.vendors, grant, arrived, head.method, fields))
         _refuse_if(admit(grant, access, call.row.ts_ns))
         credential = plane.usable_credential(grant, access.vendor)
 
-        async with plane.turn(grant):
-            # What it would cost: the body is read only as far as something in it decides.
-            body, asked = await read_request(call, request, head, grant, access, credential, fields)
+        async with plane.turn(grant, access, credential) as turn:
+            # The body is read only as far as something in it decides; then nothing of the agent's is missing.
+            body = await read_body(request, head, grant, access, fields)
+            # Its turn at the real key, which all agents share.
+            await turn.comes()
+            # What it would cost.
+            body, asked = await read_request(call, head, grant, access, credential, fields, body)
             # The decision. The money is set aside in the same step, without suspending.
             permit: Permit = allowed(call.authorize(grant, access, asked))
 
-            async with Flight(call, grant, access, permit) as flight:
+            async with Flight(call, grant, access, permit, turn, plane.aloft) as flight:
                 # Durable before the first byte.
                 await call.record()
                 pool = plane.pools[access.vendor.name]
@@ -197,14 +201,6 @@ def _passed_on(answer: Answer, call_id: str) -> Fields:
 
 
 @dataclass(slots=True)
-class _Turns:
-    """The calls of one key: so many at once, the rest in line."""
-
-    busy: int = 0
-    waiting: deque[asyncio.Future[None]] = field(default_factory=deque)
-
-
-@dataclass(slots=True)
 class Plane:
     """What exchanges share.
 
@@ -212,9 +208,12 @@ class Plane:
         own_hosts: the Host values that name this listener.
         pools: the way out, by vendor.
         overridden: vendors whose origin the operator replaced, and by what; shown in every row.
-        draining: whether new calls are turned away.
+        aloft: the calls that vendors are working on, by the number of their key.
+        tally: counts how calls end.
+        rates: what vendors take of one account, by vendor.
         busy_per_key: calls of one key under way at once.
-        turn_s: how long a further one waits.
+        turn_s: how long a further one waits for its turn.
+        draining: whether new calls are turned away.
     """
 
     vault: Vault
@@ -223,11 +222,18 @@ class Plane:
     pools: Mapping[str, Pool]
     own_hosts: frozenset[bytes]
     overridden: Mapping[str, str]
+    rates: Mapping[str, Mapping[RateClass, Rate]] = field(default_factory=dict)
     busy_per_key: int = 256
     turn_s: float = 10.0
     draining: bool = False
-    _turns: dict[int, _Turns] = field(default_factory=dict)
+    aloft: dict[int, set[Flight]] = field(default_factory=dict)
+    tally: Tally = field(default_factory=Tally)
+    _places: Places = field(init=False)
+    _shares: dict[tuple[str, str], Shares] = field(default_factory=dict)
     _scrubbers: dict[str, tuple[int, Scrubber]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._places = Places(self.busy_per_key, turn_s=self.turn_s)
 
     async def handle(self, request: Request) -> None:
         """Serve one request whose head passed the gate."""
@@ -235,7 +241,18 @@ class Plane:
 
     async def reject(self, request: Request, bad: BadHead) -> None:
         """Record and answer one whose head did not."""
-        await Call(self.vault, request, self.vendors, self.overridden).reject(bad)
+        await Call(self.vault, request, self.vendors, self.overridden, self.tally).reject(bad)
+
+    def cut(self, grants: Iterable[Grant]) -> int:
+        """End the calls of these keys that vendors are working on; gives how many. Their holds stay."""
+        flights = [flight for grant in grants for flight in self.aloft.get(grant.no, ())]
+        for flight in flights:
+            flight.cut()
+        return len(flights)
+
+    def forget(self, credential_name: str) -> None:
+        """Drop what was kept of a secret that was rotated or removed."""
+        self._scrubbers.pop(credential_name, None)
 
     def usable_credential(self, grant: Grant, vendor: Vendor) -> Credential:
         """The credential of a call that may leave now.
@@ -255,51 +272,27 @@ class Plane:
             self._scrubbers[credential.name] = kept
         return kept[1]
 
-    @asynccontextmanager
-    async def turn(self, grant: Grant) -> AsyncIterator[None]:
-        """One of the key's places, at once or in line.
+    def turn(self, grant: Grant, access: Access, credential: Credential) -> Turn:
+        """A call's way past the bounds on calls under way and on their rate."""
+        kind: RateClass = "read" if access.method in READS else "write"
+        # The flow is the key's root: where a key was derived, that of the first one up.
+        return self._shares_of(credential).turn(grant, kind, flow=grant.root.no)
 
-        Raises:
-            Refused: none came free in time.
-        """
-        turns = self._turns.setdefault(grant.no, _Turns())
-        if turns.busy < self.busy_per_key:
-            turns.busy += 1
-        else:
-            await self._wait_turn(grant, turns)
-        try:
-            yield
-        finally:
-            self._pass_turn(grant, turns)
+    @property
+    def idle(self) -> bool:
+        """Whether no call is under way or in line."""
+        return self._places.idle and all(shares.idle for shares in self._shares.values())
 
-    async def _wait_turn(self, grant: Grant, turns: _Turns) -> None:
-        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        turns.waiting.append(waiter)
-        try:
-            async with asyncio.timeout(self.turn_s):
-                await waiter
-        except BaseException as error:
-            if waiter.done() and not waiter.cancelled():
-                self._pass_turn(grant, turns)  # it came together with the end of our patience
-            elif waiter in turns.waiting:
-                turns.waiting.remove(waiter)
-            if not isinstance(error, TimeoutError):
-                raise
-            raise Refused(
-                Refusal(
-                    Code.RATE_LIMITED,
-                    f"key {grant.key_id} has {self.busy_per_key} calls under way already",
-                    "send fewer at once",
-                    retry_after_s=1,
-                )
-            ) from None
-
-    def _pass_turn(self, grant: Grant, turns: _Turns) -> None:
-        while turns.waiting:
-            waiter = turns.waiting.popleft()
-            if not waiter.done():
-                waiter.set_result(None)
-                return
-        turns.busy -= 1
-        if turns.busy == 0:
-            self._turns.pop(grant.no, None)
+    def _shares_of(self, credential: Credential) -> Shares:
+        """Rates belong to an account, and so to a credential; a new secret of it changes nothing."""
+        key = credential.vendor, credential.name
+        shares = self._shares.get(key)
+        if shares is None:
+            shares = self._shares[key] = Shares(
+                credential.vendor,
+                self._places,
+                slots=self.pools[credential.vendor].limits.connections,
+                rates=self.rates.get(credential.vendor, {}),
+                turn_s=self.turn_s,
+            )
+        return shares

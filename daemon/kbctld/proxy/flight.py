@@ -18,14 +18,28 @@ from kbctld.core.policy import Access, Permit
 from kbctld.core.vendor import Amount, Increase
 from kbctld.credentials import Credential
 from kbctld.proxy.call import Call
+from kbctld.proxy.shares import Turn
 from kbctld.proxy.upstream import Answer, Connection, Pool
 
 
 class Flight:
-    """Used as ``async with Flight(...) as flight``; leaving it settles what ``landed`` did not."""
+    """Used as ``async with Flight(...) as flight``; leaving it settles what ``landed`` did not.
 
-    def __init__(self, call: Call, grant: Grant, access: Access, permit: Permit) -> None:
+    While the vendor works on it, it is in ``aloft`` under its key's number.
+    """
+
+    def __init__(
+        self,
+        call: Call,
+        grant: Grant,
+        access: Access,
+        permit: Permit,
+        turn: Turn,
+        aloft: "dict[int, set[Flight]]",
+    ) -> None:
         self.permit = permit
+        self._turn = turn
+        self._aloft = aloft
         self._call = call
         self._grant = grant
         self._access = access
@@ -56,8 +70,15 @@ class Flight:
         assert self._connection is not None  # noqa: S101 - boarded
         self._connection.send(data, head_only=self._access.method == "HEAD")
         self._call.took_off()
+        self._turn.leaves()
         self._grant.in_flight += 1
         self._grant.in_flight_nano += self._nano
+        self._aloft.setdefault(self._grant.no, set()).add(self)
+
+    def cut(self) -> None:
+        """End it on an operator's word. The vendor may have acted, so what it holds stays held."""
+        assert self._connection is not None  # noqa: S101 - aloft
+        self._connection.cut("an operator cut it when its key was revoked")
 
     def landed(self, answer: Answer, read: bytes, credential: Credential) -> None:
         """The answer was read to its end: settle by what it says.
@@ -99,6 +120,10 @@ class Flight:
         if self._call.flew:
             self._grant.in_flight -= 1
             self._grant.in_flight_nano -= self._nano
+            others = self._aloft[self._grant.no]
+            others.discard(self)
+            if not others:
+                del self._aloft[self._grant.no]
         self._call.vault.settle(
             self._grant, self.permit.attempt, verdict, spent_nano=spent_nano, replayed=replayed
         )

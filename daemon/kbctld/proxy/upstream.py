@@ -246,6 +246,13 @@ class Connection(asyncio.Protocol):
         if self._transport is not None:
             self._transport.abort()
 
+    def cut(self, why: str) -> None:
+        """End the request that is under way, at once; whoever waits for its answer is told why."""
+        if not self._complete:
+            self._fail(why)
+        self.close()
+        self._wake()
+
     # --- from the event loop --------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:

@@ -231,6 +231,8 @@ async def _freeze(writer: aiosqlite.Connection) -> None:
         "UPDATE vault_key SET frozen = 'the database was rolled back, so what it spent is not known'"
         " WHERE revoked_ns IS NULL AND frozen IS NULL"
     )
+    # One that was revoked since would be good again; a person makes new ones on the socket.
+    await writer.execute("UPDATE token SET revoked_ns = created_ns WHERE revoked_ns IS NULL")
     await writer.execute("UPDATE meta SET value = value + 1 WHERE key = 'changes'")
     await writer.commit()
 

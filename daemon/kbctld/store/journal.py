@@ -11,15 +11,17 @@ What must stay true:
 """
 
 import asyncio
+import json
 import logging
 import os
 import re
 import sqlite3
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from kbctld.core.cost import Remembered
+from kbctld.core.ledger import day_of
 from kbctld.core.vault_key import PREFIX
 from kbctld.store.anchor import Height
 from kbctld.store.database import Database
@@ -73,6 +75,8 @@ class CallRow:
     latency_us: int | None = None
     upstream_us: int | None = None
     folded: int = 0
+    scopes: tuple[str, ...] = ()
+    """Whose requests it counts among, once it is let through; not stored with it."""
     no: int = 0
     """Its number, given when it is written."""
 
@@ -88,9 +92,10 @@ _FINISH = """
 UPDATE call SET policy_check_result = ?, outcome = ?, amount_nano = ?, status = ?, reason = ?,
     vendor_request_id = ?, latency_us = ?, upstream_us = ?, folded = ? WHERE no = ?
 """
-_SPEND = """
-INSERT INTO spend (key_no, day, posted_nano) VALUES (?, ?, ?)
-ON CONFLICT (key_no, day) DO UPDATE SET posted_nano = posted_nano + excluded.posted_nano
+_BALANCE = """
+INSERT INTO balance (scope, day, posted_nano, requests) VALUES (?, ?, ?, ?)
+ON CONFLICT (scope, day) DO UPDATE SET
+    posted_nano = posted_nano + excluded.posted_nano, requests = requests + excluded.requests
 """
 _OBJECT = """
 INSERT INTO object (vendor, credential, object_id, nano, minor, currency) VALUES (?, ?, ?, ?, ?, ?)
@@ -106,13 +111,24 @@ class _Batch:
 
     rows: list[CallRow] = field(default_factory=list)
     finished: dict[CallRow, None] = field(default_factory=dict)
-    spends: dict[tuple[int, int], int] = field(default_factory=dict)
+    spends: dict[tuple[str, int], int] = field(default_factory=dict)
     objects: dict[tuple[str, str, str], Remembered] = field(default_factory=dict)
-    changes: list[Statement] = field(default_factory=list)
+    changes: list[tuple[Statement, bool]] = field(default_factory=list)
+    """Each with whether memory says it already, so that it goes on being tried."""
     waiters: list[asyncio.Future[None]] = field(default_factory=list)
 
     def __bool__(self) -> bool:
         return bool(self.rows or self.finished or self.spends or self.objects or self.changes or self.waiters)
+
+    def balances(self) -> dict[tuple[str, int], tuple[int, int]]:
+        """``(scope, day) -> (posted nano-USD, requests)`` to add. Requests are counted with their rows."""
+        found = {key: (nano, 0) for key, nano in self.spends.items()}
+        for row in self.rows:
+            for scope in row.scopes:
+                key = (scope, day_of(row.ts_ns))
+                nano, requests = found.get(key, (0, 0))
+                found[key] = nano, requests + 1
+        return found
 
     def keep_endings_of(self, failed: "_Batch") -> None:
         """Take over what must still be recorded after a batch that was rolled back."""
@@ -120,9 +136,9 @@ class _Batch:
         for key, nano in failed.spends.items():
             self.spends[key] = self.spends.get(key, 0) + nano
         self.objects = {**failed.objects, **self.objects}
-        # Changes with a waiter are its own to repeat; there is no telling them from notes, and repeating an
-        # UPDATE that says what memory says is harmless, while an INSERT of a key that was refused is not.
-        self.changes = [*(s for s in failed.changes if s[0].startswith("UPDATE")), *self.changes]
+        # An UPDATE can be said twice; an INSERT is its waiter's own to repeat.
+        lasting = [entry for entry in failed.changes if entry[1] and entry[0][0].startswith("UPDATE")]
+        self.changes = [*lasting, *self.changes]
 
 
 class Journal:
@@ -130,6 +146,7 @@ class Journal:
 
     Attributes:
         stopped: why nothing is recorded until a restart; None while all is well.
+        batches: transactions committed since the start.
     """
 
     def __init__(self, database: Database, *, free_bytes: Callable[[], int] | None = None) -> None:
@@ -145,6 +162,7 @@ class Journal:
         self._closing = False
         self._writing = False
         self.stopped: str | None = None
+        self.batches = 0
         self._task = self._loop.create_task(self._write())
 
     # --- recording ------------------------------------------------------------------------------
@@ -198,17 +216,23 @@ class Journal:
             if fold.waiting:
                 self._flush(fold)
 
-    async def change(self, statements: Iterable[Statement]) -> None:
+    async def change(self, statements: Iterable[Statement], *, lasting: bool = False) -> None:
         """Record a change that is not a call; returns when it is durable.
 
+        Args:
+            statements: in their order, in one transaction.
+            lasting: memory says it already: where it fails, its UPDATEs are tried again until they are
+                recorded, whether or not the caller gives up.
+
         Raises:
-            JournalError: it was not recorded.
+            JournalError: it was not recorded, or not yet.
         """
-        await self._join(lambda batch: batch.changes.extend(statements))
+        entries = [(statement, lasting) for statement in statements]
+        await self._join(lambda batch: batch.changes.extend(entries))
 
     def note(self, statements: Iterable[Statement]) -> None:
         """Record a change that nobody waits for, soon."""
-        self._next.changes.extend(statements)
+        self._next.changes.extend((statement, True) for statement in statements)
         self._wake.set()
 
     def finish(self, row: CallRow) -> None:
@@ -216,9 +240,9 @@ class Journal:
         self._next.finished[row] = None
         self._wake.set()
 
-    def spend(self, key_no: int, day: int, nano: int) -> None:
-        """Record what was posted, together with the row's end."""
-        key = (key_no, day)
+    def spend(self, scope: str, day: int, nano: int) -> None:
+        """Record what was posted in one scope, together with the row's end."""
+        key = (scope, day)
         self._next.spends[key] = self._next.spends.get(key, 0) + nano
 
     def remember(self, vendor: str, credential: str, object_id: str, counted: Remembered) -> None:
@@ -284,6 +308,7 @@ class Journal:
                     await self._wake.wait()
                 continue
             self._height = height
+            self.batches += 1
             try:
                 self._database.anchor.write(height)
             except OSError as error:
@@ -299,13 +324,14 @@ class Journal:
             await writer.executemany(_INSERT, [_inserted(row) for row in batch.rows])
         if batch.finished:
             await writer.executemany(_FINISH, [_ended(row) for row in batch.finished if row.no])
-        if batch.spends:
-            await writer.executemany(_SPEND, [(*key, nano) for key, nano in batch.spends.items()])
+        balances = batch.balances()
+        if balances:
+            await writer.executemany(_BALANCE, [(*key, *counts) for key, counts in balances.items()])
         if batch.objects:
             await writer.executemany(
                 _OBJECT, [(*key, r.nano, r.minor, r.currency) for key, r in batch.objects.items()]
             )
-        for sql, values in batch.changes:
+        for (sql, values), _ in batch.changes:
             await writer.execute(sql, values)
         if batch.changes:
             await writer.execute(_CHANGED, (len(batch.changes),))
@@ -376,6 +402,14 @@ class _Fold:
     """Refusals whose counting row could not be recorded."""
     waiting: bool = False
     """Whether a write of the count is due."""
+
+
+def changed(now_ns: int, actor: str, action: str, subject: str, details: Mapping[str, Any]) -> Statement:
+    """Says in the list of changes who changed what."""
+    return (
+        "INSERT INTO change (ts_ns, actor, action, subject, details) VALUES (?, ?, ?, ?, ?)",
+        (now_ns, actor, action, subject, json.dumps(details)),
+    )
 
 
 def _inserted(row: CallRow) -> tuple[Any, ...]:

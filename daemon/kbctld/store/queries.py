@@ -1,14 +1,16 @@
 """Reading: what the daemon needs at start, and what the operator asks of the audit.
 
-What must stay true: a tenant or label filter matches whole segments, never a part of one (law 8), so
-labels are compared in Python by the same function that the rest of kbctl uses. Reads never hold a
-transaction open across an await of somebody else's.
+What must stay true: a tenant or label filter matches whole segments, never a part of one (law 8): what is
+compared are the segments that ``label_segments`` cut when the key was issued. Reads never hold a transaction
+open across an await of somebody else's.
 """
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import aiosqlite
@@ -16,7 +18,8 @@ import aiosqlite
 from kbctl import wire
 from kbctld.core.clock import rfc3339
 from kbctld.core.cost import Remembered
-from kbctld.core.grant import label_matches
+from kbctld.core.grant import label_segments
+from kbctld.core.ledger import NS_PER_DAY
 from kbctld.core.money import usd_from_nano
 
 LIMIT_MAX = 1000
@@ -50,52 +53,257 @@ async def mark_pending_unknown(writer: aiosqlite.Connection) -> None:
     await writer.commit()
 
 
-async def vault_keys(reader: aiosqlite.Connection) -> AsyncIterator[dict[str, Any]]:
-    """Every vault key ever issued."""
-    async with reader.execute("SELECT * FROM vault_key ORDER BY no") as cursor:
+# --- keys -------------------------------------------------------------------------------------------------
+
+Row = dict[str, Any]
+
+
+async def _rows(reader: aiosqlite.Connection, sql: str, values: Sequence[Any] = ()) -> list[Row]:
+    async with reader.execute(sql, values) as cursor:
         names = [column[0] for column in cursor.description]
-        async for row in cursor:
-            yield dict(zip(names, row, strict=True))
+        return [dict(zip(names, row, strict=True)) async for row in cursor]
 
 
-async def spends(reader: aiosqlite.Connection) -> AsyncIterator[tuple[int, int, int]]:
-    """``(key_no, day, posted_nano)`` of every key and day."""
-    async with reader.execute("SELECT key_no, day, posted_nano FROM spend") as cursor:
-        async for row in cursor:
-            yield row[0], row[1], row[2]
+async def key_by_digest(reader: aiosqlite.Connection, digest: bytes) -> Row | None:
+    """The key with this digest."""
+    found = await _rows(reader, "SELECT * FROM vault_key WHERE digest = ?", (digest,))
+    return found[0] if found else None
 
 
-async def calls_to_remember(reader: aiosqlite.Connection, since_ns: int) -> AsyncIterator[dict[str, Any]]:
-    """Open holds of any age, and younger calls that may still be retried; oldest first."""
+async def key_by_no(reader: aiosqlite.Connection, no: int) -> Row | None:
+    """The key with this number."""
+    found = await _rows(reader, "SELECT * FROM vault_key WHERE no = ?", (no,))
+    return found[0] if found else None
+
+
+async def keys_named(reader: aiosqlite.Connection, beginning: str) -> list[int]:
+    """Numbers of the keys whose id is this, or begins so; enough of them to tell that there are several."""
+    # "~" sorts behind every letter and digit of an id.
+    sql = "SELECT no, key_id FROM vault_key WHERE key_id >= ? AND key_id < ? ORDER BY key_id LIMIT 100"
+    found = await _rows(reader, sql, (beginning, f"{beginning}~"))
+    exact = [row["no"] for row in found if row["key_id"] == beginning]
+    return exact or [row["no"] for row in found]
+
+
+@dataclass(frozen=True, slots=True)
+class KeyFilter:
+    """Which keys; every field narrows, None does not.
+
+    Attributes:
+        labels: each a label, all of whose segments the key's label must have.
+        metadata: names and the values that they must have.
+        live: only keys that are neither revoked nor expired at ``now_ns``.
+        running: only keys that are neither paused nor frozen.
+        before_no: only keys older than this number: the cursor of a page.
+    """
+
+    tenant: str | None = None
+    labels: tuple[str, ...] = ()
+    metadata: tuple[tuple[str, str], ...] = ()
+    policy: str | None = None
+    parent_no: int | None = None
+    live: bool = False
+    running: bool = False
+    revoked: bool = False
+    now_ns: int = 0
+    before_no: int | None = None
+    limit: int = LIMIT_MAX
+
+
+def _key_conditions(wanted: KeyFilter) -> tuple[str, list[Any]]:
+    conditions, values = ["1"], list[Any]()
+    for column, value in (
+        ("tenant", wanted.tenant),
+        ("policy", wanted.policy),
+        ("parent_no", wanted.parent_no),
+    ):
+        if value is not None:
+            conditions.append(f"{column} = ?")
+            values.append(value)
+    for label in wanted.labels:
+        segments = label_segments(label)
+        if not segments:
+            conditions.append("0")
+        for segment in segments:
+            conditions.append("no IN (SELECT key_no FROM label_segment WHERE segment = ?)")
+            values.append(segment)
+    for name, value in wanted.metadata:
+        conditions.append(
+            "EXISTS (SELECT 1 FROM json_each(vault_key.metadata) AS m WHERE m.key = ? AND m.value = ?)"
+        )
+        values += [name, value]
+    if wanted.live:
+        conditions.append("revoked_ns IS NULL AND (expires_ns IS NULL OR expires_ns > ?)")
+        values.append(wanted.now_ns)
+    if wanted.running:
+        conditions.append("paused IS NULL AND frozen IS NULL")
+    if wanted.revoked:
+        conditions.append("revoked_ns IS NOT NULL")
+    if wanted.before_no is not None:
+        conditions.append("no < ?")
+        values.append(wanted.before_no)
+    return " AND ".join(conditions), values
+
+
+async def keys(reader: aiosqlite.Connection, wanted: KeyFilter) -> list[Row]:
+    """A page of keys, newest first."""
+    conditions, values = _key_conditions(wanted)
+    sql = f"SELECT * FROM vault_key WHERE {conditions} ORDER BY no DESC LIMIT ?"  # noqa: S608
+    return await _rows(reader, sql, (*values, wanted.limit))
+
+
+async def count_keys(reader: aiosqlite.Connection, wanted: KeyFilter) -> int:
+    """How many there are."""
+    conditions, values = _key_conditions(wanted)
+    found = await _rows(reader, f"SELECT count(*) AS n FROM vault_key WHERE {conditions}", values)  # noqa: S608
+    return int(found[0]["n"])
+
+
+async def key_numbers(reader: aiosqlite.Connection, wanted: KeyFilter) -> list[int]:
+    """The numbers of all that match."""
+    conditions, values = _key_conditions(wanted)
+    found = await _rows(reader, f"SELECT no FROM vault_key WHERE {conditions}", values)  # noqa: S608
+    return [row["no"] for row in found]
+
+
+async def family(reader: aiosqlite.Connection, numbers: Iterable[int], now_ns: int) -> list[int]:
+    """The numbers of these keys, and of all derived from any of them, that are not revoked or expired."""
+    sql = """
+        WITH RECURSIVE member (no) AS (
+            SELECT value FROM json_each(?)
+            UNION
+            SELECT child.no FROM vault_key AS child JOIN member ON child.parent_no = member.no
+        )
+        SELECT member.no FROM member JOIN vault_key AS k ON k.no = member.no
+        WHERE k.revoked_ns IS NULL AND (k.expires_ns IS NULL OR k.expires_ns > ?)
+    """
+    return [row["no"] for row in await _rows(reader, sql, (json.dumps(list(numbers)), now_ns))]
+
+
+async def keys_by_no(reader: aiosqlite.Connection, numbers: Iterable[int]) -> list[Row]:
+    """These keys."""
+    sql = "SELECT * FROM vault_key WHERE no IN (SELECT value FROM json_each(?)) ORDER BY no"
+    return await _rows(reader, sql, (json.dumps(list(numbers)),))
+
+
+async def balances(reader: aiosqlite.Connection, scope: str) -> list[tuple[int, int, int]]:
+    """``(day, posted_nano, requests)`` of every day of a scope."""
+    found = await _rows(reader, "SELECT day, posted_nano, requests FROM balance WHERE scope = ?", (scope,))
+    return [(row["day"], row["posted_nano"], row["requests"]) for row in found]
+
+
+async def last_key_no(reader: aiosqlite.Connection) -> int:
+    """The highest number of any key."""
+    found = await _rows(reader, "SELECT coalesce(max(no), 0) AS no FROM vault_key")
+    return int(found[0]["no"])
+
+
+async def keys_with_open_holds(reader: aiosqlite.Connection) -> list[int]:
+    """The numbers of the keys that have one."""
+    sql = f"SELECT DISTINCT key_no FROM call INDEXED BY call_open WHERE {_OPEN} AND key_no IS NOT NULL"  # noqa: S608
+    return [row["key_no"] for row in await _rows(reader, sql)]
+
+
+_SLACK_NS = 3_600_000_000_000
+
+
+async def calls_to_remember(reader: aiosqlite.Connection, key_no: int, since_ns: int) -> list[Row]:
+    """A key's open holds of any age, and its posted calls since then, which may be retried; oldest first."""
     columns = (
         "no, call_id, ts_ns, key_no, amount_nano, outcome, request_digest, replay_digest,"
         " status, reason, vendor_request_id, latency_us, upstream_us"
     )
-    # Two halves, each by its own index, so that a start does not read the whole audit.
+    # Two halves, each by its own index. The second goes down the key's calls from the newest and ends at the
+    # first that is far too old, however long the key has lived: rows are all but in the order of their times.
     sql = f"""
         SELECT {columns} FROM call INDEXED BY call_open
-        WHERE {_OPEN} AND replay_of IS NULL AND policy_check_result = 'allowed'
+        WHERE {_OPEN} AND key_no = ?1 AND replay_of IS NULL AND policy_check_result = 'allowed'
         UNION ALL
-        SELECT {columns} FROM call INDEXED BY call_ts
-        WHERE ts_ns >= ? AND outcome = 'posted' AND replay_digest IS NOT NULL AND replay_of IS NULL
+        SELECT {columns} FROM call INDEXED BY call_key
+        WHERE key_no = ?1 AND no > coalesce(
+            (SELECT no FROM call INDEXED BY call_key
+             WHERE key_no = ?1 AND ts_ns < ?3 ORDER BY no DESC LIMIT 1),
+            0
+        ) AND ts_ns >= ?2 AND outcome = 'posted' AND replay_digest IS NOT NULL AND replay_of IS NULL
             AND policy_check_result = 'allowed'
         ORDER BY no
     """  # noqa: S608
-    async with reader.execute(sql, (since_ns,)) as cursor:
-        names = [column[0] for column in cursor.description]
-        async for row in cursor:
-            yield dict(zip(names, row, strict=True))
+    return await _rows(reader, sql, (key_no, since_ns, since_ns - _SLACK_NS))
 
 
 async def highest_ns(reader: aiosqlite.Connection) -> int:
     """The latest time that was ever journaled."""
     sql = """
         SELECT max(coalesce((SELECT max(ts_ns) FROM call), 0),
-                   coalesce((SELECT max(max(created_ns, coalesce(revoked_ns, 0))) FROM vault_key), 0))
+                   coalesce((SELECT ts_ns FROM change ORDER BY no DESC LIMIT 1), 0),
+                   coalesce((SELECT created_ns FROM vault_key ORDER BY no DESC LIMIT 1), 0)) AS ns
     """
-    async with reader.execute(sql) as cursor:
-        row = await cursor.fetchone()
-    return int(row[0]) if row else 0
+    return int((await _rows(reader, sql))[0]["ns"])
+
+
+# --- policies, tenants, changes ---------------------------------------------------------------------------
+
+
+async def policies(reader: aiosqlite.Connection) -> dict[str, str]:
+    """``name -> limits`` as JSON."""
+    return {row["name"]: row["limits"] for row in await _rows(reader, "SELECT * FROM policy ORDER BY name")}
+
+
+async def tenant(reader: aiosqlite.Connection, name: str) -> Row | None:
+    """The limits of a tenant, where it has any."""
+    found = await _rows(reader, "SELECT * FROM tenant WHERE name = ?", (name,))
+    return found[0] if found else None
+
+
+async def tenant_names(reader: aiosqlite.Connection) -> list[str]:
+    """Every tenant that has limits or a key."""
+    sql = """
+        SELECT name FROM tenant
+        UNION SELECT DISTINCT tenant FROM vault_key WHERE tenant IS NOT NULL ORDER BY 1
+    """
+    return [row["name"] for row in await _rows(reader, sql)]
+
+
+@dataclass(frozen=True, slots=True)
+class ChangeFilter:
+    """Which changes; every field narrows, None does not."""
+
+    subject: str | None = None
+    from_ns: int | None = None
+    to_ns: int | None = None
+    before_no: int | None = None
+    limit: int = 100
+
+
+async def changes(reader: aiosqlite.Connection, wanted: ChangeFilter) -> tuple[list[wire.Change], int | None]:
+    """One page of what was changed, newest first, and the cursor of the next page."""
+    conditions, values = ["1"], list[Any]()
+    for bound, condition in (
+        (wanted.subject, "subject = ?"),
+        (wanted.from_ns, "ts_ns >= ?"),
+        (wanted.to_ns, "ts_ns < ?"),
+        (wanted.before_no, "no < ?"),
+    ):
+        if bound is not None:
+            conditions.append(condition)
+            values.append(bound)
+    sql = f"SELECT * FROM change WHERE {' AND '.join(conditions)} ORDER BY no DESC LIMIT ?"  # noqa: S608
+    rows = await _rows(reader, sql, (*values, wanted.limit + 1))
+    more = rows[wanted.limit - 1]["no"] if len(rows) > wanted.limit else None
+    found = [
+        wire.Change(
+            timestamp=rfc3339(row["ts_ns"]),
+            actor=row["actor"],
+            action=row["action"],
+            subject=row["subject"],
+            details=json.loads(row["details"]),
+        )
+        for row in rows[: wanted.limit]
+    ]
+    return found, more
+
+
+# --- credentials ------------------------------------------------------------------------------------------
 
 
 async def credentials(reader: aiosqlite.Connection) -> list[tuple[str, str, int, int]]:
@@ -121,23 +329,6 @@ async def remembered(
     return Remembered(row[0], row[1], row[2]) if row else None
 
 
-async def key_nos(
-    reader: aiosqlite.Connection, tenant: str | None, labels: list[str]
-) -> dict[int, tuple[str, str]]:
-    """``no -> (key_id, label)`` of the keys of a tenant whose label has all these segments."""
-    sql = "SELECT no, key_id, label FROM vault_key"
-    values: tuple[Any, ...] = ()
-    if tenant is not None:
-        sql += " WHERE tenant = ?"
-        values = (tenant,)
-    async with reader.execute(sql, values) as cursor:
-        return {
-            row[0]: (row[1], row[2])
-            async for row in cursor
-            if all(label_matches(row[2], label) for label in labels)
-        }
-
-
 async def unknown_totals(reader: aiosqlite.Connection) -> tuple[int, int]:
     """How many calls have an unknown outcome, and the nano-USD held for them."""
     sql = (
@@ -149,11 +340,19 @@ async def unknown_totals(reader: aiosqlite.Connection) -> tuple[int, int]:
     return (row[0], row[1]) if row else (0, 0)
 
 
+async def tokens(reader: aiosqlite.Connection) -> list[tuple[Any, ...]]:
+    """``(token_id, digest, scope, note, created_ns, expires_ns, revoked_ns)``, oldest first."""
+    sql = "SELECT token_id, digest, scope, note, created_ns, expires_ns, revoked_ns FROM token ORDER BY no"
+    async with reader.execute(sql) as cursor:
+        return [tuple(row) async for row in cursor]
+
+
 _CALL_COLUMNS = """
     c.no, c.ts_ns, c.call_id, k.key_id, k.tenant, c.vendor, c.operation, c.method, c.endpoint, c.amount_nano,
     c.requested_nano, c.currency, c.amount_minor, c.status, c.outcome, c.replay_of, c.policy_check_result,
     c.reason, c.vendor_request_id, c.idempotency_key, k.label, coalesce(c.metadata, k.metadata),
-    c.usage_after_nano, c.latency_us, c.upstream_us, c.upstream, c.folded
+    c.usage_after_nano, c.latency_us, c.upstream_us, c.upstream, c.folded,
+    (SELECT p.key_id FROM vault_key AS p WHERE p.no = k.parent_no)
 """
 
 
@@ -194,7 +393,7 @@ def _call(row: tuple[Any, ...]) -> wire.Call:
         timestamp=rfc3339(row[1]),
         call_id=row[2],
         vault_key_id=row[3],
-        parent_key_id=None,
+        parent_key_id=row[27],
         tenant=row[4],
         vendor=row[5],
         operation=row[6],
@@ -220,6 +419,79 @@ def _call(row: tuple[Any, ...]) -> wire.Call:
         upstream=row[25],
         folded=row[26],
     )
+
+
+_OF_METADATA = "coalesce(coalesce(c.metadata, k.metadata) ->> '{}', '')"
+_SPEND_BY = {
+    "agent": _OF_METADATA.format("agent_id"),
+    "day": "strftime('%Y-%m-%d', c.ts_ns / 1000000000, 'unixepoch')",
+    "key": "coalesce(k.key_id, '')",
+    "label": "coalesce(k.label, '')",
+    "run": _OF_METADATA.format("agent_run_id"),
+    "tenant": "coalesce(k.tenant, '')",
+    "vendor": "coalesce(c.vendor, '')",
+}
+SPEND_BY = tuple(_SPEND_BY)
+SPEND_LINES_MAX = 10_000
+
+
+_CAPS_BY = {
+    "key": "SELECT key_id, daily_cap_nano, total_cap_nano FROM vault_key WHERE key_id IN",
+    "tenant": "SELECT name, daily_cap_nano, total_cap_nano FROM tenant WHERE name IN",
+}
+
+
+async def _caps(
+    reader: aiosqlite.Connection, by: str, names: Iterable[str], *, one_day: bool
+) -> Mapping[str, int | None]:
+    """The daily caps where a report is of one UTC day, else the total ones."""
+    if by not in _CAPS_BY:
+        return {}
+    sql = f"{_CAPS_BY[by]} (SELECT value FROM json_each(?))"  # noqa: S608
+    async with reader.execute(sql, (json.dumps(list(names)),)) as cursor:
+        return {row[0]: row[1 if one_day else 2] async for row in cursor}
+
+
+async def spend(reader: aiosqlite.Connection, by: str, from_ns: int, to_ns: int) -> list[wire.Spend]:
+    """Who spent what between two times: the largest first, days in order; the empty name is nobody's.
+
+    Args:
+        by: one of ``SPEND_BY``.
+    """
+    order = "name" if by == "day" else "posted + held DESC, name"
+    sql = f"""
+        SELECT {_SPEND_BY[by]} AS name, sum(1 + c.folded),
+            sum(CASE WHEN c.policy_check_result != 'allowed' THEN 1 + c.folded ELSE 0 END),
+            sum(CASE WHEN c.outcome = 'posted' THEN c.amount_nano ELSE 0 END) AS posted,
+            sum(CASE WHEN c.outcome IN ('pending', 'unknown') THEN c.amount_nano ELSE 0 END) AS held
+        FROM call AS c INDEXED BY call_ts LEFT JOIN vault_key AS k ON k.no = c.key_no
+        WHERE c.ts_ns >= ? AND c.ts_ns < ? GROUP BY name ORDER BY {order} LIMIT {SPEND_LINES_MAX}
+    """  # noqa: S608
+    async with reader.execute(sql, (from_ns, to_ns)) as cursor:
+        rows = [tuple(row) async for row in cursor]
+    one_day = from_ns // NS_PER_DAY == (to_ns - 1) // NS_PER_DAY
+    caps = await _caps(reader, by, (str(row[0]) for row in rows), one_day=one_day)
+    return [
+        wire.Spend(
+            **{by: str(row[0])},
+            calls=row[1],
+            refused=row[2],
+            spent_usd=usd_from_nano(row[3]),
+            held_usd=usd_from_nano(row[4]),
+            cap_usd=_usd(caps.get(str(row[0]))),
+        )
+        for row in rows
+    ]
+
+
+@asynccontextmanager
+async def own_reader(path: Path) -> AsyncIterator[aiosqlite.Connection]:
+    """A connection for one long report, so that calls under way don't wait for it."""
+    reader = await aiosqlite.connect(f"{path.as_uri()}?mode=ro", uri=True)
+    try:
+        yield reader
+    finally:
+        await reader.close()
 
 
 def _usd(nano: int | None) -> Decimal | None:

@@ -1,0 +1,158 @@
+"""``spend``, ``changes``, ``sql``, ``vendor``: what was spent, who changed what, and what there is."""
+
+import sys
+from datetime import UTC, datetime
+from typing import Annotated
+
+import typer
+
+from kbctl.commands import options, values
+from kbctl.commands.command import Command
+from kbctl.commands.key import one_format
+
+_DIMENSIONS = ("key", "tenant", "vendor", "label", "agent", "run", "day")
+_QUERY_CHARACTERS_MAX = 256 * 1024
+
+
+def register(app: typer.Typer) -> None:
+    """Add these commands."""
+    for command in (spend, changes, sql):
+        app.command(cls=Command)(command)
+    noun = typer.Typer(rich_markup_mode=None, invoke_without_command=True)
+    noun.callback(options_metavar="", subcommand_metavar="COMMAND ...")(_vendor)
+    noun.command("list", cls=Command)(vendor_list)
+    app.add_typer(noun, name="vendor")
+
+
+def spend(
+    by: Annotated[str, typer.Option(metavar="|".join(_DIMENSIONS), help="A line for each.")] = "key",
+    since: options.Since = None,
+    start: options.Start = None,
+    end: options.End = None,
+    json: options.Json = False,
+    csv: options.Csv = False,
+) -> None:
+    """Show what was spent, against the caps.
+
+    \b
+    Example:
+      kbctl spend
+      kbctl spend --by tenant --since 7d
+      kbctl spend --by day --from 2026-11-01 --csv
+    """
+    from kbctl import render
+    from kbctl.client import Client
+
+    values.choice("--by", by, _DIMENSIONS)
+    one_format(json, False, csv)
+    began, ended = values.window(since, start, end, datetime.now(UTC))
+    with Client() as client:
+        found = client.spend(by, start=began, end=ended)
+        if json:
+            render.json_document(client.body)
+        elif csv:
+            columns = (by, "calls", "refused", "spent_usd", "held_usd", "cap_usd")
+            render.csv_records(columns, ([getattr(line, name) for name in columns] for line in found))
+        else:
+            render.spend(by, found)
+
+
+def changes(
+    subject: Annotated[
+        str | None, typer.Option(metavar="ID", help="Only of this key, policy, tenant or token.")
+    ] = None,
+    since: options.Since = None,
+    start: options.Start = None,
+    end: options.End = None,
+    limit: Annotated[int, typer.Option(metavar="N", help="How many, newest first; 0 for all.")] = 50,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON array.")] = False,
+    jsonl: options.Jsonl = False,
+    csv: options.Csv = False,
+) -> None:
+    """Show who changed keys, policies, tenants and tokens, and how.
+
+    \b
+    Example:
+      kbctl changes --since 1d
+      kbctl changes --subject vk_3f9c2a
+    """
+    from kbctl import calls, render, wire
+    from kbctl.client import Client
+
+    one_format(json, jsonl, csv)
+    values.whole("--limit", limit, 1_000_000_000)
+    began, ended = values.window(since, start, end, datetime.now(UTC))
+    with Client() as client:
+        pages = client.change_bodies(subject=subject, start=began, end=ended, limit=limit)
+        if json:
+            render.json_array(pages)
+        elif jsonl:
+            render.json_lines(pages)
+        else:
+            found = (calls.decode(page, list[wire.Change]) for page in pages)
+            if csv:
+                render.csv_rows(found, wire.Change)
+            else:
+                render.changes([change for page in found for change in page])
+
+
+def sql(
+    query: Annotated[str, typer.Argument(metavar="QUERY", help="One SELECT; - reads it from stdin.")],
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON array of objects.")] = False,
+    jsonl: options.Jsonl = False,
+    csv: options.Csv = False,
+) -> None:
+    """Ask the audit database, read-only. The view is named calls.
+
+    \b
+    Example:
+      kbctl sql "SELECT tenant, sum(amount_usd) FROM calls GROUP BY tenant"
+      kbctl sql - --csv < report.sql
+    """
+    from kbctl import render
+    from kbctl.client import Client
+
+    one_format(json, jsonl, csv)
+    text = sys.stdin.read(_QUERY_CHARACTERS_MAX + 1) if query == "-" else query
+    example = 'kbctl sql "SELECT * FROM calls LIMIT 5"'
+    if not text.strip():
+        raise values.bad_value("the query is empty", example)
+    if len(text) > _QUERY_CHARACTERS_MAX:
+        raise values.bad_value("the query is longer than any that is meant", example)
+    with Client() as client:
+        found = client.sql(text)
+        if json or jsonl:
+            render.json_records(client.body, lines=jsonl)
+        elif csv:
+            render.csv_records(found.columns, found.rows)
+        else:
+            render.records(found)
+
+
+def _vendor(context: typer.Context) -> None:
+    """List the vendors that keys can be issued for.
+
+    \b
+    Example:
+      kbctl vendor list
+    """
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+def vendor_list(json: options.Json = False) -> None:
+    """List the vendors, and which have a credential.
+
+    \b
+    Example:
+      kbctl vendor list
+    """
+    from kbctl import render
+    from kbctl.client import Client
+
+    with Client() as client:
+        found = client.vendors()
+        if json:
+            render.json_document(client.body)
+        else:
+            render.vendors(found)
