@@ -23,6 +23,8 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
+import msgspec
+
 from kbctld.core.clock import Clock
 from kbctld.core.cost import Price, Remembered
 from kbctld.core.grant import EntryError, Grant, label_matches, label_segments, read_entry
@@ -370,7 +372,7 @@ class Vault:
         statements: list[Statement] = [
             (_INSERT_KEY, _key_values(grant, terms)),
             *((_INSERT_SEGMENT, (segment, grant.no)) for segment in label_segments(terms.label)),
-            changed(now_ns, actor, "key.issue", grant.key_id, {"label": grant.label}),
+            changed(now_ns, actor, "key.issue", grant.key_id, _birth(grant)),
         ]
         if grant.revoked_ns is not None:
             statements.append((_REVOKE, (grant.revoked_ns, json.dumps([grant.no]))))
@@ -482,8 +484,16 @@ class Vault:
                 grant.scope.set_loop(None)
                 grant.scope.set_loop(grant.loop)
 
-    async def set_tenant(self, name: str, limits: Limits, actor: str) -> Scope:
+    async def set_tenant(
+        self, name: str, limits: Limits, actor: str, details: Mapping[str, Any] | None = None
+    ) -> Scope:
         """Limit all keys of a tenant together; returns when it is durable.
+
+        Args:
+            name: of the tenant.
+            limits: caps, requests and rate; the rest of them is for keys.
+            actor: who asked.
+            details: for the list of changes.
 
         Raises:
             JournalError: it could not be recorded; nothing changed.
@@ -492,11 +502,10 @@ class Vault:
         now_ns = self.now_ns()
         values = [getattr(limits, field) for field in _TENANT_FIELDS]
         rate = None if limits.rate is None else limits.rate.text
-        details = {**dict(zip(_TENANT_FIELDS, values, strict=True)), "rate": rate}
         await self.journal.change(
             [
                 (_SET_TENANT, (name, *values, rate, now_ns)),
-                changed(now_ns, actor, "tenant.set", name, details),
+                changed(now_ns, actor, "tenant.set", name, details or {}),
             ]
         )
         _limit_scope(scope, limits, self._tick_ns())
@@ -530,7 +539,7 @@ class Vault:
                 else (_SET_POLICY, (name, text, now_ns))
             )
             action = "policy.remove" if text is None else "policy.set"
-            details = {} if text is None else {"limits": json.loads(text)}
+            details = {} if text is None else {"limits": msgspec.Raw(text.encode())}
             statements.append(changed(now_ns, actor, action, name, details))
         # Nobody reads a key meanwhile: it would come in with the limits of before.
         async with self._reading:
@@ -759,6 +768,12 @@ def _limit_scope(scope: Scope, limits: Limits, tick_ns: int) -> None:
     for field in _TENANT_FIELDS:
         setattr(scope, field, getattr(limits, field))
     scope.set_rate(limits.rate, tick_ns)
+
+
+def _birth(grant: Grant) -> dict[str, str]:
+    """What the list of changes says of a new key, beside who made it."""
+    said = {"label": grant.label, "policy": grant.policy, "parent": grant.parent and grant.parent.key_id}
+    return {name: text for name, text in said.items() if text}
 
 
 def _labels(label: str | None) -> tuple[str, ...]:

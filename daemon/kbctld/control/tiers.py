@@ -219,7 +219,8 @@ class TierHandlers:
         said = said_in(limits, ())
         try:
             scope = await self.vault.tenant(name)
-            await self.vault.set_tenant(name, merged(said, _limits_of(scope)), ask.actor)
+            wanted = merged(said, _limits_of(scope))
+            await self.vault.set_tenant(name, wanted, ask.actor, said_on_wire(said))
         except JournalError as error:
             raise unrecorded(error) from None
         return Reply(await self._tenant(name))

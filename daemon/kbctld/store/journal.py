@@ -11,7 +11,6 @@ What must stay true:
 """
 
 import asyncio
-import json
 import logging
 import os
 import re
@@ -20,6 +19,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from kbctl import wire
 from kbctld.core.cost import Remembered
 from kbctld.core.ledger import day_of
 from kbctld.core.vault_key import PREFIX
@@ -408,7 +408,7 @@ def changed(now_ns: int, actor: str, action: str, subject: str, details: Mapping
     """Says in the list of changes who changed what."""
     return (
         "INSERT INTO change (ts_ns, actor, action, subject, details) VALUES (?, ?, ?, ?, ?)",
-        (now_ns, actor, action, subject, json.dumps(details)),
+        (now_ns, actor, action, subject, wire.encode(details).decode()),
     )
 
 
