@@ -160,6 +160,7 @@ class Vault:
         self._wall_ns = wall_ns
         self._tick_ns = tick_ns
         self._clock = Clock(0)
+        self._started_tick_ns = tick_ns()
         self._last_no = 0
         self._by_digest: dict[bytes, Grant] = {}
         self._by_no: dict[int, Grant] = {}
@@ -303,7 +304,7 @@ class Vault:
             grant = self._grant(*named, bare, account, tenant, row["created_ns"])
             grant.frozen = f"its endpoint list or rules can't be read any more: {error}"
         if grant.scope.bucket is not None and limits.rate is not None:
-            grant.scope.bucket = Bucket.empty_at(limits.rate, self._tick_ns())
+            grant.scope.bucket = Bucket.empty_at(limits.rate, self._started_tick_ns)
         grant.expires_ns, grant.revoked_ns = row["expires_ns"], row["revoked_ns"]
         grant.frozen, grant.paused = row["frozen"] or grant.frozen, row["paused"]
         return grant
@@ -319,7 +320,8 @@ class Vault:
             rate = None if row["rate"] is None else read_rate(row["rate"])
             limits = Limits(**{field: row[field] for field in _TENANT_FIELDS}, rate=rate)
             _limit_scope(scope, limits, self._tick_ns())
-            scope.bucket = None if rate is None else Bucket.empty_at(rate, self._tick_ns())
+            # Nobody knows what went before the start: empty then, and filling since.
+            scope.bucket = None if rate is None else Bucket.empty_at(rate, self._started_tick_ns)
         return self._tenants.setdefault(name, scope)
 
     async def _account(self, scope: str) -> Account:
@@ -749,13 +751,12 @@ class Vault:
             EntryError: an endpoint entry that can't be read; nothing changed.
             RuleError: a parameter rule that can't be read; nothing changed.
         """
-        names = limits.vendors or ()
-        # A vendor file may be gone since the key was issued: its entries then cover nothing.
-        vendors = [self.vendors[name] for name in names if name in self.vendors]
+        # All vendors: a policy's lists may name operations of vendors that this key does not reach.
+        vendors = list(self.vendors.values())
         allow = None if limits.allow is None else tuple(read_entry(text, vendors) for text in limits.allow)
         deny = tuple(read_entry(text, vendors) for text in limits.deny)
         rules = tuple(read_rule(text, vendors) for text in limits.rules)
-        grant.vendors, grant.allow, grant.deny, grant.rules = names, allow, deny, rules
+        grant.vendors, grant.allow, grant.deny, grant.rules = limits.vendors or (), allow, deny, rules
         grant.stamp, grant.loop = limits.stamp, limits.loop
         _limit_scope(grant.scope, limits, self._tick_ns())
         grant.scope.set_loop(limits.loop)

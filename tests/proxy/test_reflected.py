@@ -2,6 +2,8 @@
 
 import asyncio
 import base64
+import gc
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import quote
@@ -138,5 +140,42 @@ def test_a_rotated_secret_is_looked_for_too(tmp_path: Path) -> None:
                 reply = await world.ask()
                 assert (reply.status, reply.code) == (502, "secret_reflected")
                 assert world.heard.all(b"authorization") == [b"Bearer " + new.encode()]
+
+    run(main())
+
+
+def test_a_rotated_secret_is_gone_once_the_calls_with_it_have_ended(tmp_path: Path) -> None:
+    """The call that is under way ends well, still looked through for the old one; then nothing holds it."""
+    begun, go = asyncio.Event(), asyncio.Event()
+
+    async def slow(line: Line) -> None:
+        await line.request()
+        begun.set()
+        await go.wait()
+        await line.say(answer(RAW))
+
+    async def main() -> None:
+        async with open_world(tmp_path) as world:
+            assert (await world.ask()).status == 200
+            world.vendor.script = slow
+            world.pool.close()
+            old = world.credentials.get("stripe")
+            assert old is not None
+            watched = weakref.ref(old.revealed())
+            del old
+            call = asyncio.create_task(world.ask())
+            await begun.wait()
+            new = await world.credentials.set(
+                "stripe", world.plane.vendors["stripe"], "sk_test_the_new_one_0123", 0, "tester"
+            )
+            world.plane.forget(new.name)
+            gc.collect()
+            assert watched() is not None, "the call under way has it"
+            go.set()
+            assert (await call).code == "secret_reflected"
+            await world.calm()
+            gc.collect()
+            assert watched() is None
+            assert world.plane._scrubbers == {}
 
     run(main())

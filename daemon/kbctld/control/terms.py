@@ -225,12 +225,13 @@ def resolve(
         said["vendors"] = vendors
     limits = merged(said, Limits())
     everything = said
+    every = list(known.values())
     if policy is not None:
         base = merged(policy, Limits())
         if request.override:
             limits = replaced(said, base)
         else:
-            _refuse_wider(first_wider(said, base, reached), said, base, f"the policy {request.policy}")
+            _refuse_wider(first_wider(said, base, every), said, base, f"the policy {request.policy}")
             limits = merged(said, base)
         everything = {**policy, **said}
         for name in ("deny", "rules"):
@@ -238,7 +239,7 @@ def resolve(
                 everything[name] = getattr(limits, name)
     if parent is not None:
         base = limits_of(parent, now_ns)
-        _refuse_wider(first_wider(everything, base, reached), everything, base, f"its parent {parent.key_id}")
+        _refuse_wider(first_wider(everything, base, every), everything, base, f"its parent {parent.key_id}")
         limits = merged(everything, base)
         if "lifetime_ns" not in everything:
             limits = replace(limits, lifetime_ns=min(_LIFETIME_NS, base.lifetime_ns or _LIFETIME_NS))
@@ -272,7 +273,7 @@ def pushed(row: Mapping[str, Any], policy: Said, known: Mapping[str, Vendor], be
     What would now be wider gives way to the policy, unless it was an override. The key's vendors stay where
     neither says; its expiry stays as it was issued.
     """
-    vendors = [known[name] for name in before.vendors or () if name in known]
+    vendors = list(known.values())
     said = said_in(wire.decode(row["said"].encode(), wire.Limits), vendors)
     base = merged(policy, Limits())
     limits = replaced(said, base) if row["override"] else tightened(said, base, vendors)

@@ -265,11 +265,12 @@ class Plane:
         return allowed(find_credential(self.credentials, grant, vendor))
 
     def scrubber(self, credential: Credential) -> Scrubber:
-        """What to look for in this credential's answers; an older secret's needles go with it."""
+        """What to look for in this credential's answers; nothing of one that was rotated is kept."""
         kept = self._scrubbers.get(credential.name)
         if kept is None or kept[0] != credential.version:
             kept = credential.version, Scrubber(credential.revealed().reveal())
-            self._scrubbers[credential.name] = kept
+            if self.credentials.get(credential.name) is credential:
+                self._scrubbers[credential.name] = kept
         return kept[1]
 
     def turn(self, grant: Grant, access: Access, credential: Credential) -> Turn:

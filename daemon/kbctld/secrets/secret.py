@@ -18,7 +18,7 @@ SECRET_BYTES_MAX = 16 * 1024
 class Secret:
     """A real secret in memory."""
 
-    __slots__ = ("__text",)
+    __slots__ = ("__text", "__weakref__")  # by a weak reference tests see that one is gone
 
     # A hash would be a fingerprint that lives on in sets and dicts.
     __hash__ = None  # type: ignore[assignment]
