@@ -27,7 +27,8 @@ import msgspec
 
 from kbctld.core.clock import Clock
 from kbctld.core.cost import Price, Remembered
-from kbctld.core.grant import EntryError, Grant, label_matches, label_segments, read_entry
+from kbctld.core.entry import EntryError, read_entry
+from kbctld.core.grant import Grant, label_matches, label_segments
 from kbctld.core.ledger import Account, Attempt, Hold, Ledger, Outcome, Scope, Verdict, day_of
 from kbctld.core.limits import Limits
 from kbctld.core.money import Rates

@@ -6,8 +6,9 @@ from fractions import Fraction
 from typing import Any
 
 from kbctld.core.cost import Remembered
+from kbctld.core.entry import read_entry
 from kbctld.core.form import Form, read_form
-from kbctld.core.grant import Grant, read_entry
+from kbctld.core.grant import Grant
 from kbctld.core.ledger import NS_PER_DAY, Account, Ledger, Scope
 from kbctld.core.money import NANO_PER_USD, rates_from
 from kbctld.core.policy import Access, Permit, Request, authorize

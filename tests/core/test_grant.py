@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kbctld.core.grant import EntryError, label_matches, label_segments, read_entry
+from kbctld.core.entry import EntryError, read_entry
+from kbctld.core.grant import label_matches, label_segments
 from tests.core.support import NOW, USD, VENDOR, access, grant, scope
 
 

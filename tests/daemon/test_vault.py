@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from kbctld.core.cost import Price, Remembered
-from kbctld.core.grant import EntryError, Grant
+from kbctld.core.entry import EntryError
+from kbctld.core.grant import Grant
 from kbctld.core.ledger import Attempt, Outcome, Verdict
 from kbctld.core.policy import Permit
 from kbctld.core.refusal import Code, Refusal

@@ -16,7 +16,8 @@ from kbctld.control.parameters import Choice, Flag, Parameter, Text, Whole
 from kbctld.control.routes import Ask, HttpError, Reply, Route
 from kbctld.control.terms import resolve, said_in, usage
 from kbctld.core.clock import rfc3339
-from kbctld.core.grant import EntryError, Grant
+from kbctld.core.entry import EntryError
+from kbctld.core.grant import Grant
 from kbctld.core.ledger import Scope, day_of
 from kbctld.core.money import usd_from_nano
 from kbctld.core.refusal import Code, Refusal

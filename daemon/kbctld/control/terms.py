@@ -15,7 +15,8 @@ from msgspec import UNSET
 from kbctl import wire
 from kbctl.errors import Exit, KbctlError
 from kbctld.control.routes import HttpError
-from kbctld.core.grant import EntryError, Grant, label_segments, read_entry
+from kbctld.core.entry import EntryError, read_entry
+from kbctld.core.grant import Grant, label_segments
 from kbctld.core.limits import Limits, Said, first_wider, merged, replaced, tightened
 from kbctld.core.money import nano_from_usd, usd_from_nano
 from kbctld.core.pace import PaceError, read_loop, read_rate

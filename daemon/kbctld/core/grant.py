@@ -1,96 +1,16 @@
-"""What one vault key may do, resolved; and how its endpoint lists are read.
+"""What one vault key may do, resolved; and what it is known by.
 
-What must stay true: an entry allows only what it spells out. ``*`` stands for one whole segment, a
-trailing ``/*`` for one or more; neither ever reaches a privileged operation.
+What must stay true: a limit of any ancestor is a limit of the key, whatever is changed later; a part of a
+label's segment never matches.
 """
 
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
+from kbctld.core.entry import Entry
 from kbctld.core.ledger import Scope
 from kbctld.core.pace import Loop
-from kbctld.core.vendor import METHODS, Operation, Vendor
-
-if TYPE_CHECKING:
-    from kbctld.core.rule import Rule  # it reads its own scope with read_entry
-
-_PATH = re.compile(r"/(?:(?:[A-Za-z0-9._~-]+|\*)/)*(?:[A-Za-z0-9._~-]+|\*)/?", re.ASCII)
-_DOTS = re.compile(r"/\.{1,2}(?:/|$)")
-
-
-class EntryError(ValueError):
-    """An endpoint entry that can't be read; the text says what one looks like."""
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """One line of an allow or deny list.
-
-    Attributes:
-        text: as the operator wrote it.
-        operation: an operation's name, or None for a path entry.
-        method: the method of a path entry.
-        segments: its segments, ``*`` for any one.
-        rest: whether one or more further segments may follow.
-    """
-
-    text: str
-    operation: str | None = None
-    method: str = ""
-    segments: tuple[str, ...] = ()
-    rest: bool = False
-
-    @property
-    def wild(self) -> bool:
-        """Whether it stands for more than one path."""
-        return self.rest or "*" in self.segments
-
-    def covers(self, operation: Operation | None, method: str, path: str, segments: tuple[str, ...]) -> bool:
-        """Whether this entry speaks of that call. A slash at the end makes no other call of it."""
-        if self.operation is not None:
-            return operation is not None and operation.name == self.operation
-        if method != self.method:
-            return False
-        if self.rest:
-            if len(segments) <= len(self.segments):
-                return False
-        elif len(segments) != len(self.segments):
-            return False
-        return all(want in ("*", have) for want, have in zip(self.segments, segments, strict=False))
-
-    def allows(self, operation: Operation | None, method: str, path: str, segments: tuple[str, ...]) -> bool:
-        """Whether this entry of an allow list lets that call through: no ``*`` reaches a privileged one."""
-        if self.operation is None and path.endswith("/") != self.text.endswith("/"):
-            return False
-        if operation is not None and operation.privileged and self.wild:
-            return False
-        return self.covers(operation, method, path, segments)
-
-
-def read_entry(text: str, vendors: Iterable[Vendor]) -> Entry:
-    """Read ``METHOD /path`` or an operation's name.
-
-    Raises:
-        EntryError: neither, or an operation that none of the vendors has.
-    """
-    method, blank, path = text.partition(" ")
-    if not blank:
-        if any(text in vendor.operations for vendor in vendors):
-            return Entry(text, operation=text)
-        raise EntryError(
-            f"{text!r} is neither METHOD /path nor an operation of the key's vendors;"
-            ' write "POST /v1/payment_intents" or payment_intents.create'
-        )
-    if method not in METHODS - {"HEAD"}:
-        known = ", ".join(sorted(METHODS - {"HEAD"}))
-        raise EntryError(f"{text!r} starts with no method; one of {known} (GET speaks of HEAD too)")
-    if not _PATH.fullmatch(path) or _DOTS.search(path):
-        raise EntryError(f"{text!r} holds no path such as /v1/customers/*, with * for a whole segment")
-    segments = tuple(path.strip("/").split("/"))
-    rest = path.endswith("/*")
-    return Entry(text, method=method, segments=segments[:-1] if rest else segments, rest=rest)
+from kbctld.core.rule import Rule
 
 
 @dataclass(slots=True, eq=False)
@@ -125,7 +45,7 @@ class Grant:
     vendors: tuple[str, ...]
     allow: tuple[Entry, ...] | None
     deny: tuple[Entry, ...]
-    rules: "tuple[Rule, ...]"
+    rules: tuple[Rule, ...]
     loop: Loop | None
     stamp: bool
     label: str

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
-from kbctld.core.grant import Entry, read_entry
+from kbctld.core.entry import Entry, read_entry
 from kbctld.core.pace import Loop, Rate
 from kbctld.core.vendor import Operation, Vendor
 

@@ -13,8 +13,8 @@ from decimal import Decimal
 from typing import Literal, TypeAlias
 
 from kbctld.core.document import Document
+from kbctld.core.entry import Entry, EntryError, read_entry
 from kbctld.core.form import AmbiguousFieldError, Form
-from kbctld.core.grant import Entry, EntryError, read_entry
 from kbctld.core.vendor import READS, Operation, Vendor
 
 RULE_MAX = 500

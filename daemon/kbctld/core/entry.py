@@ -1,0 +1,87 @@
+"""How endpoint lists are read: ``METHOD /path`` with stars, or an operation's name.
+
+What must stay true: an entry speaks only of what it spells out. ``*`` stands for one whole segment, a
+trailing ``/*`` for one or more; in an allow list neither ever reaches a privileged operation.
+"""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from kbctld.core.vendor import METHODS, Operation, Vendor
+
+_PATH = re.compile(r"/(?:(?:[A-Za-z0-9._~-]+|\*)/)*(?:[A-Za-z0-9._~-]+|\*)/?", re.ASCII)
+_DOTS = re.compile(r"/\.{1,2}(?:/|$)")
+
+
+class EntryError(ValueError):
+    """An endpoint entry that can't be read; the text says what one looks like."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One line of an allow or deny list.
+
+    Attributes:
+        text: as the operator wrote it.
+        operation: an operation's name, or None for a path entry.
+        method: the method of a path entry.
+        segments: its segments, ``*`` for any one.
+        rest: whether one or more further segments may follow.
+    """
+
+    text: str
+    operation: str | None = None
+    method: str = ""
+    segments: tuple[str, ...] = ()
+    rest: bool = False
+
+    @property
+    def wild(self) -> bool:
+        """Whether it stands for more than one path."""
+        return self.rest or "*" in self.segments
+
+    def covers(self, operation: Operation | None, method: str, path: str, segments: tuple[str, ...]) -> bool:
+        """Whether this entry speaks of that call. A slash at the end makes no other call of it."""
+        if self.operation is not None:
+            return operation is not None and operation.name == self.operation
+        if method != self.method:
+            return False
+        if self.rest:
+            if len(segments) <= len(self.segments):
+                return False
+        elif len(segments) != len(self.segments):
+            return False
+        return all(want in ("*", have) for want, have in zip(self.segments, segments, strict=False))
+
+    def allows(self, operation: Operation | None, method: str, path: str, segments: tuple[str, ...]) -> bool:
+        """Whether this entry of an allow list lets that call through: no ``*`` reaches a privileged one."""
+        if self.operation is None and path.endswith("/") != self.text.endswith("/"):
+            return False
+        if operation is not None and operation.privileged and self.wild:
+            return False
+        return self.covers(operation, method, path, segments)
+
+
+def read_entry(text: str, vendors: Iterable[Vendor]) -> Entry:
+    """Read ``METHOD /path`` or an operation's name.
+
+    Raises:
+        EntryError: neither, or an operation that none of the vendors has.
+    """
+    method, blank, path = text.partition(" ")
+    if not blank:
+        if any(text in vendor.operations for vendor in vendors):
+            return Entry(text, operation=text)
+        raise EntryError(
+            f"{text!r} is neither METHOD /path nor an operation of the key's vendors;"
+            ' write "POST /v1/payment_intents" or payment_intents.create'
+        )
+    if method not in METHODS - {"HEAD"}:
+        known = ", ".join(sorted(METHODS - {"HEAD"}))
+        raise EntryError(f"{text!r} starts with no method; one of {known} (GET speaks of HEAD too)")
+    if not _PATH.fullmatch(path) or _DOTS.search(path):
+        raise EntryError(f"{text!r} holds no path such as /v1/customers/*, with * for a whole segment")
+    segments = tuple(path.strip("/").split("/"))
+    rest = path.endswith("/*")
+    return Entry(text, method=method, segments=segments[:-1] if rest else segments, rest=rest)
