@@ -58,7 +58,7 @@ from kbctld.proxy.exchange import Plane
 from kbctld.proxy.upstream import Pool, read_origin, verifying_context
 from kbctld.secrets.secret import Secret
 from kbctld.secrets.store import MemoryStore, SecretStore, first_choice, open_store
-from kbctld.store import queries
+from kbctld.store import changes, queries
 from kbctld.store.database import Database, open_database, unusable
 from kbctld.store.journal import JournalError
 from kbctld.vault import Vault
@@ -219,9 +219,7 @@ class App:
             if notice:
                 self._notices.append(notice)
             try:
-                await vault.journal.change(
-                    [("INSERT INTO meta (key, value) VALUES ('secrets_backend', ?)", (kind,))]
-                )
+                await vault.journal.change([changes.backend_chosen(kind)])
             except JournalError as error:
                 raise KbctlError(
                     "audit_unavailable",

@@ -15,24 +15,14 @@ from kbctl.errors import Exit, KbctlError
 from kbctld.core.vendor import Vendor
 from kbctld.secrets.secret import Secret
 from kbctld.secrets.store import SecretStore
-from kbctld.store.journal import Journal, JournalError, changed
+from kbctld.store import changes
+from kbctld.store.journal import Journal, JournalError
 
 log = logging.getLogger("kbctld.credentials")
 
 NAME = re.compile(r"[a-z][a-z0-9_-]{0,31}(?::[A-Za-z0-9._-]{1,64})?", re.ASCII)
 _HEADER_SAFE = re.compile(r"[\x21-\x7e]{8,4096}", re.ASCII)
 _RETRY_S = 30.0
-
-_UPSERT = """
-INSERT INTO credential (name, vendor, version, set_ns) VALUES (?, ?, ?, ?)
-ON CONFLICT (name) DO UPDATE SET
-    vendor = excluded.vendor, version = excluded.version, set_ns = excluded.set_ns
-"""
-_DELETE = "DELETE FROM credential WHERE name = ?"
-_LAST_VERSION = """
-INSERT INTO meta (key, value) VALUES ('credential_version:' || ?, ?)
-ON CONFLICT (key) DO UPDATE SET value = excluded.value
-"""
 
 
 @dataclass(slots=True)
@@ -139,8 +129,8 @@ class Credentials:
             try:
                 await self._journal.change(
                     [
-                        (_UPSERT, (name, vendor.name, version, now_ns)),
-                        changed(now_ns, actor, "credential.set", name, {"version": version}),
+                        changes.credential_set(name, vendor.name, version, now_ns),
+                        changes.noted(now_ns, actor, "credential.set", name, {"version": version}),
                     ]
                 )
             except JournalError as error:
@@ -175,9 +165,8 @@ class Credentials:
                 try:
                     await self._journal.change(
                         [
-                            (_LAST_VERSION, (name, self._versions[name])),
-                            (_DELETE, (name,)),
-                            changed(now_ns, actor, "credential.remove", name, {}),
+                            *changes.credential_removed(name, self._versions[name]),
+                            changes.noted(now_ns, actor, "credential.remove", name, {}),
                         ]
                     )
                 except JournalError as error:

@@ -28,19 +28,19 @@ import msgspec
 from kbctld.core.clock import Clock
 from kbctld.core.cost import Price, Remembered
 from kbctld.core.entry import EntryError, read_entry
-from kbctld.core.grant import Grant, label_matches, label_segments
+from kbctld.core.grant import Grant, label_matches
 from kbctld.core.ledger import Account, Attempt, Hold, Ledger, Outcome, Scope, Verdict, day_of
 from kbctld.core.limits import Limits
 from kbctld.core.money import Rates
-from kbctld.core.pace import Bucket, read_loop, read_rate
+from kbctld.core.pace import Bucket
 from kbctld.core.policy import Access, Permit, Request, authorize
 from kbctld.core.refusal import Code, Refusal
 from kbctld.core.rule import RuleError, read_rule
 from kbctld.core.vault_key import base62, digest, mint, same
 from kbctld.core.vendor import Vendor
-from kbctld.store import queries
+from kbctld.store import changes, queries
 from kbctld.store.database import Database
-from kbctld.store.journal import CallRow, Journal, JournalError, Statement, changed
+from kbctld.store.journal import CallRow, Journal, JournalError, Statement
 
 T = TypeVar("T")
 
@@ -52,33 +52,6 @@ _OBJECTS_MAX = 100_000
 _RETRY_MEMORY_NS = 24 * 3_600_000_000_000
 _REVOKED_AT_ONCE = 20_000
 _LOCKED_RETRY_S = 0.2
-
-_INSERT_KEY = """
-INSERT INTO vault_key (no, key_id, digest, ending, vendors, daily_cap_nano, total_cap_nano, call_cap_nano,
-    allow, deny, rules, daily_requests, rate, loop, on_loop, stamp, label, tenant, metadata, credential,
-    parent_no, policy, said, override, created_ns, expires_ns)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
-"""
-_INSERT_SEGMENT = "INSERT INTO label_segment (segment, key_no) VALUES (?, ?)"
-_UPDATE_LIMITS = """UPDATE vault_key SET
-    vendors = ?, daily_cap_nano = ?, total_cap_nano = ?, call_cap_nano = ?, allow = ?, deny = ?, rules = ?,
-    daily_requests = ?, rate = ?, loop = ?, on_loop = ?, stamp = ?
-WHERE no = ?
-"""
-_REVOKE = (
-    "UPDATE vault_key SET revoked_ns = ? WHERE revoked_ns IS NULL AND no IN (SELECT value FROM json_each(?))"
-)
-_SET_POLICY = """
-INSERT INTO policy (name, limits, set_ns) VALUES (?, ?, ?)
-ON CONFLICT (name) DO UPDATE SET limits = excluded.limits, set_ns = excluded.set_ns
-"""
-_SET_TENANT = """
-INSERT INTO tenant (name, daily_cap_nano, total_cap_nano, call_cap_nano, daily_requests, rate, set_ns)
-VALUES (?, ?, ?, ?, ?, ?, ?)
-ON CONFLICT (name) DO UPDATE SET daily_cap_nano = excluded.daily_cap_nano,
-    total_cap_nano = excluded.total_cap_nano, call_cap_nano = excluded.call_cap_nano,
-    daily_requests = excluded.daily_requests, rate = excluded.rate, set_ns = excluded.set_ns
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -283,7 +256,7 @@ class Vault:
         parent = None
         if row["parent_no"] is not None:
             parent = await self._numbered(row["parent_no"], keep=keep)
-        limits = stored_limits(row)
+        limits = changes.limits_of_row(row)
         tenant = None if row["tenant"] is None else await self._tenant(row["tenant"])
         account = await self._account(row["key_id"])
         terms = Terms(
@@ -318,11 +291,11 @@ class Vault:
         row = await self._read(queries.tenant(self._database.reader, name))
         scope = Scope(f"tenant:{name}", f"tenant {name}", account)
         if row is not None:
-            rate = None if row["rate"] is None else read_rate(row["rate"])
-            limits = Limits(**{field: row[field] for field in _TENANT_FIELDS}, rate=rate)
+            limits = changes.tenant_limits_of_row(row)
             _limit_scope(scope, limits, self._tick_ns())
-            # Nobody knows what went before the start: empty then, and filling since.
-            scope.bucket = None if rate is None else Bucket.empty_at(rate, self._started_tick_ns)
+            if limits.rate is not None:
+                # Nobody knows what went before the start: empty then, and filling since.
+                scope.bucket = Bucket.empty_at(limits.rate, self._started_tick_ns)
         return self._tenants.setdefault(name, scope)
 
     async def _account(self, scope: str) -> Account:
@@ -373,12 +346,11 @@ class Vault:
         # In memory first: a revocation of its parent or tenant, meanwhile, must find it.
         self._enter(grant)
         statements: list[Statement] = [
-            (_INSERT_KEY, _key_values(grant, terms)),
-            *((_INSERT_SEGMENT, (segment, grant.no)) for segment in label_segments(terms.label)),
-            changed(now_ns, actor, "key.issue", grant.key_id, _birth(grant)),
+            *changes.key_issued(grant, terms.limits, terms.said, override=terms.override),
+            changes.noted(now_ns, actor, "key.issue", grant.key_id, _birth(grant)),
         ]
         if grant.revoked_ns is not None:
-            statements.append((_REVOKE, (grant.revoked_ns, json.dumps([grant.no]))))
+            statements.append(changes.keys_revoked(grant.revoked_ns, [grant.no]))
         try:
             await self.journal.change(statements)
         except JournalError:
@@ -440,11 +412,13 @@ class Vault:
                 late.revoked_ns = now_ns  # issued since we looked, but on disk before we stopped it there
         ordered = sorted(numbers | set(stored))
         for start in range(0, len(ordered), _REVOKED_AT_ONCE):
-            part = json.dumps(ordered[start : start + _REVOKED_AT_ONCE])
-            statements: list[Statement] = [(_REVOKE, (now_ns, part))]
+            part = ordered[start : start + _REVOKED_AT_ONCE]
+            statements: list[Statement] = [changes.keys_revoked(now_ns, part)]
             if start == 0 and stopped:
                 details = {"keys": len(stopped), "tenant": selection.tenant, "label": selection.label}
-                statements.append(changed(now_ns, actor, "key.revoke", _subject(selection, reached), details))
+                statements.append(
+                    changes.noted(now_ns, actor, "key.revoke", _subject(selection, reached), details)
+                )
             await self._record_patiently(statements)
         # Not waited for: only keys that are being read now could still need it.
         self._done = asyncio.get_running_loop().create_task(self._forget(selection))
@@ -477,8 +451,8 @@ class Vault:
         action = "key.resume" if why is None else "key.pause"
         await self._record_patiently(
             [
-                ("UPDATE vault_key SET paused = ? WHERE no = ?", (why, grant.no)),
-                changed(self.now_ns(), actor, action, grant.key_id, {}),
+                changes.key_paused(grant.no, why),
+                changes.noted(self.now_ns(), actor, action, grant.key_id, {}),
             ]
         )
         if why is None:
@@ -503,12 +477,10 @@ class Vault:
         """
         scope = await self.tenant(name)
         now_ns = self.now_ns()
-        values = [getattr(limits, field) for field in _TENANT_FIELDS]
-        rate = None if limits.rate is None else limits.rate.text
         await self.journal.change(
             [
-                (_SET_TENANT, (name, *values, rate, now_ns)),
-                changed(now_ns, actor, "tenant.set", name, details or {}),
+                changes.tenant_set(name, limits, now_ns),
+                changes.noted(now_ns, actor, "tenant.set", name, details or {}),
             ]
         )
         _limit_scope(scope, limits, self._tick_ns())
@@ -537,13 +509,11 @@ class Vault:
         statements: list[Statement] = []
         for name, text in policies.items():
             statements.append(
-                ("DELETE FROM policy WHERE name = ?", (name,))
-                if text is None
-                else (_SET_POLICY, (name, text, now_ns))
+                changes.policy_removed(name) if text is None else changes.policy_set(name, text, now_ns)
             )
             action = "policy.remove" if text is None else "policy.set"
             details = {} if text is None else {"limits": msgspec.Raw(text.encode())}
-            statements.append(changed(now_ns, actor, action, name, details))
+            statements.append(changes.noted(now_ns, actor, action, name, details))
         # Nobody reads a key meanwhile: it would come in with the limits of before.
         async with self._reading:
             moved = dict[int, Limits]()
@@ -552,13 +522,13 @@ class Vault:
                 for name in policies:
                     for row in await self.live_keys_of(name):
                         limits = pushed(row)
-                        if limits == stored_limits(row):
+                        if limits == changes.limits_of_row(row):
                             continue
                         moved[row["no"]] = limits
                         ids.append(row["key_id"])
-                        statements.append((_UPDATE_LIMITS, (*_limit_values(limits), row["no"])))
+                        statements.append(changes.key_limited(row["no"], limits))
                         statements.append(
-                            changed(now_ns, actor, "key.limits", row["key_id"], {"policy": name})
+                            changes.noted(now_ns, actor, "key.limits", row["key_id"], {"policy": name})
                         )
             await self.journal.change(statements)
             for number, limits in moved.items():
@@ -591,7 +561,7 @@ class Vault:
         Raises:
             JournalError: it was not recorded.
         """
-        await self.journal.change([*statements, changed(self.now_ns(), actor, action, subject, {})])
+        await self.journal.change([*statements, changes.noted(self.now_ns(), actor, action, subject, {})])
 
     # --- calls ----------------------------------------------------------------------------------
 
@@ -640,14 +610,7 @@ class Vault:
     def _note_pauses(self, grant: Grant) -> None:
         """A loop guard may have paused its key just now."""
         self.journal.note(
-            [
-                (
-                    "UPDATE vault_key SET paused = ? WHERE no = ? AND paused IS NULL",
-                    (holder.paused, holder.no),
-                )
-                for holder in grant.lineage
-                if holder.paused
-            ]
+            [changes.key_paused(holder.no, holder.paused) for holder in grant.lineage if holder.paused]
         )
 
     async def append(self, row: CallRow) -> None:
@@ -681,7 +644,7 @@ class Vault:
         if spent_nano is not None and spent_nano > hold.nano and grant.frozen is None:
             # The truth is larger than the bound: our price is wrong, so this key spends no more.
             grant.frozen = "a call cost more than could be told before it was sent"
-            self.journal.note([("UPDATE vault_key SET frozen = ? WHERE no = ?", (grant.frozen, grant.no))])
+            self.journal.note([changes.key_frozen(grant.no, grant.frozen)])
 
     def remember(self, vendor: str, credential: str, object_id: str, price: Price) -> None:
         """Keep what an object is counted at now, for the operations that build on it."""
@@ -763,12 +726,11 @@ class Vault:
         grant.scope.set_loop(limits.loop)
 
 
-_TENANT_FIELDS = ("daily_cap_nano", "total_cap_nano", "call_cap_nano", "daily_requests")
-
-
 def _limit_scope(scope: Scope, limits: Limits, tick_ns: int) -> None:
-    for field in _TENANT_FIELDS:
-        setattr(scope, field, getattr(limits, field))
+    scope.daily_cap_nano = limits.daily_cap_nano
+    scope.total_cap_nano = limits.total_cap_nano
+    scope.call_cap_nano = limits.call_cap_nano
+    scope.daily_requests = limits.daily_requests
     scope.set_rate(limits.rate, tick_ns)
 
 
@@ -791,60 +753,6 @@ def _subject(selection: Selection, reached: list[Grant]) -> str:
         return "all"
     named = [grant.key_id for grant in reached if grant.no in selection.numbers]
     return named[0] if len(named) == 1 else f"{len(named)} keys"
-
-
-def _limit_values(limits: Limits) -> tuple[Any, ...]:
-    return (
-        json.dumps(limits.vendors),
-        limits.daily_cap_nano,
-        limits.total_cap_nano,
-        limits.call_cap_nano,
-        None if limits.allow is None else json.dumps(limits.allow),
-        json.dumps(limits.deny),
-        json.dumps(limits.rules),
-        limits.daily_requests,
-        None if limits.rate is None else limits.rate.text,
-        None if limits.loop is None else limits.loop.text,
-        None if limits.loop is None else limits.loop.action,
-        int(limits.stamp),
-    )
-
-
-def _key_values(grant: Grant, terms: Terms) -> tuple[Any, ...]:
-    return (
-        grant.no,
-        grant.key_id,
-        grant.digest,
-        grant.ending,
-        *_limit_values(terms.limits),
-        terms.label,
-        terms.tenant,
-        json.dumps(dict(terms.metadata)),
-        terms.credential,
-        None if terms.parent is None else terms.parent.no,
-        terms.policy,
-        terms.said,
-        int(terms.override),
-        grant.created_ns,
-        grant.expires_ns,
-    )
-
-
-def stored_limits(row: Mapping[str, Any]) -> Limits:
-    """The limits of a key, as they are in its row."""
-    return Limits(
-        vendors=tuple(json.loads(row["vendors"])),
-        daily_cap_nano=row["daily_cap_nano"],
-        total_cap_nano=row["total_cap_nano"],
-        call_cap_nano=row["call_cap_nano"],
-        allow=None if row["allow"] is None else tuple(json.loads(row["allow"])),
-        deny=tuple(json.loads(row["deny"])),
-        rules=tuple(json.loads(row["rules"])),
-        daily_requests=row["daily_requests"],
-        rate=None if row["rate"] is None else read_rate(row["rate"]),
-        loop=None if row["loop"] is None else read_loop(row["loop"], row["on_loop"]),
-        stamp=bool(row["stamp"]),
-    )
 
 
 def _stored_hold(row: dict[str, Any], grant: Grant) -> Hold:

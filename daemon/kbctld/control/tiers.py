@@ -19,8 +19,9 @@ from kbctld.core.ledger import Scope, day_of
 from kbctld.core.limits import Limits, Said, merged
 from kbctld.core.money import usd_from_nano
 from kbctld.store import queries
+from kbctld.store.changes import limits_of_row
 from kbctld.store.journal import JournalError
-from kbctld.vault import Vault, stored_limits
+from kbctld.vault import Vault
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
 _POLICIES_MAX = 1000
@@ -149,7 +150,7 @@ class TierHandlers:
             }
 
             def push(row: dict[str, Any]) -> Limits:
-                return pushed(row, wanted[row["policy"]], self.vault.vendors, stored_limits(row))
+                return pushed(row, wanted[row["policy"]], self.vault.vendors, limits_of_row(row))
 
             try:
                 keys_changed = await self.vault.set_policies(texts, push if request.live else None, actor)

@@ -15,14 +15,10 @@ from kbctld.control.routes import Ask, Reply, Route
 from kbctld.core.clock import rfc3339
 from kbctld.core.operator_token import SCOPES, Scope, mint
 from kbctld.core.vault_key import base62, digest, same
-from kbctld.store import queries
-from kbctld.store.journal import JournalError, changed
+from kbctld.store import changes, queries
+from kbctld.store.journal import JournalError
 from kbctld.vault import Vault
 
-_INSERT = """
-INSERT INTO token (token_id, digest, scope, note, created_ns, expires_ns) VALUES (?, ?, ?, ?, ?, ?)
-"""
-_REVOKE = "UPDATE token SET revoked_ns = ? WHERE token_id = ? AND revoked_ns IS NULL"
 _DURATION = re.compile(r"([1-9][0-9]{0,6})(s|m|h|d)", re.ASCII)
 _UNIT_NS = {"s": 10**9, "m": 60 * 10**9, "h": 3600 * 10**9, "d": 86_400 * 10**9}
 _LIFETIME = "30d"
@@ -73,9 +69,9 @@ class Tokens:
         expires_ns = None if lifetime_ns is None else now_ns + lifetime_ns
         token_id = f"tok_{base62(secrets.randbelow(62**10), 10)}"
         token = Token(token_id, digest(text), scope, note, now_ns, expires_ns, None)
-        values = (token_id, token.digest, scope, note, now_ns, expires_ns)
-        said = changed(now_ns, actor, "token.create", token_id, {"scope": scope})
-        await self._vault.journal.change([(_INSERT, values), said])
+        created = changes.token_created(token_id, token.digest, scope, note, now_ns, expires_ns)
+        said = changes.noted(now_ns, actor, "token.create", token_id, {"scope": scope})
+        await self._vault.journal.change([created, said])
         self._enter(token)
         return token, text
 
@@ -90,8 +86,8 @@ class Tokens:
         # Again for one that only memory knows of: a retry after a failure must make it durable.
         await self._vault.journal.change(
             [
-                (_REVOKE, (token.revoked_ns, token.token_id)),
-                changed(now_ns, actor, "token.revoke", token.token_id, {}),
+                changes.token_revoked(token.token_id, token.revoked_ns),
+                changes.noted(now_ns, actor, "token.revoke", token.token_id, {}),
             ],
             lasting=True,
         )

@@ -15,11 +15,10 @@ import logging
 import os
 import re
 import sqlite3
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from kbctl import wire
 from kbctld.core.cost import Remembered
 from kbctld.core.ledger import day_of
 from kbctld.core.vault_key import PREFIX
@@ -402,14 +401,6 @@ class _Fold:
     """Refusals whose counting row could not be recorded."""
     waiting: bool = False
     """Whether a write of the count is due."""
-
-
-def changed(now_ns: int, actor: str, action: str, subject: str, details: Mapping[str, Any]) -> Statement:
-    """Says in the list of changes who changed what."""
-    return (
-        "INSERT INTO change (ts_ns, actor, action, subject, details) VALUES (?, ?, ?, ?, ?)",
-        (now_ns, actor, action, subject, wire.encode(details).decode()),
-    )
 
 
 def _inserted(row: CallRow) -> tuple[Any, ...]:
