@@ -50,7 +50,7 @@ _kbctl() {
             return ;;
         "kbctl changes --subject"|"kbctl changes --since"|"kbctl changes --from"|"kbctl changes --to"|"kbctl changes --limit")
             return ;;
-        "kbctl credential set --vendor")
+        "kbctl credential set --vendor"|"kbctl credential set --field")
             return ;;
         "kbctl policy set --cap")
             COMPREPLY=($(compgen -W "none" -- "$cur")); return ;;
@@ -143,7 +143,7 @@ _kbctl() {
             options="--help -h"
             words="set list remove" ;;
         "kbctl credential set")
-            options="--vendor --help -h"
+            options="--vendor --field --help -h"
             words="" ;;
         "kbctl credential list")
             options="--json --help -h"

@@ -135,6 +135,7 @@ complete -c kbctl -n "__kbctl_at 'kbctl credential'" -a list -d 'List the creden
 complete -c kbctl -n "__kbctl_at 'kbctl credential'" -a remove -d 'Forget a real API key. Vault keys that need it stop working.'
 complete -c kbctl -n "__kbctl_at 'kbctl credential'" -l help -s h -d 'Show this message and exit.'
 complete -c kbctl -n "__kbctl_at 'kbctl credential set'" -l vendor -x -d 'Whose it is, where the name does not say it.'
+complete -c kbctl -n "__kbctl_at 'kbctl credential set'" -l field -x -d 'What goes with the secret, such as account_sid. Repeatable.'
 complete -c kbctl -n "__kbctl_at 'kbctl credential set'" -l help -s h -d 'Show this message and exit.'
 complete -c kbctl -n "__kbctl_at 'kbctl credential list'" -l json -d 'Print JSON.'
 complete -c kbctl -n "__kbctl_at 'kbctl credential list'" -l help -s h -d 'Show this message and exit.'

@@ -179,8 +179,10 @@ def credentials() -> Call[wire.CredentialList]:
     return Call("GET", "/credentials", wire.CredentialList)
 
 
-def set_credential(name: str, secret: str, vendor: str | None) -> Call[wire.Credential]:
-    body = wire.CredentialRequest(secret=secret, vendor=vendor)
+def set_credential(
+    name: str, secret: str, vendor: str | None, fields: Mapping[str, str] | None
+) -> Call[wire.Credential]:
+    body = wire.CredentialRequest(secret=secret, vendor=vendor, fields=dict(fields) if fields else None)
     return Call("PUT", _credential(name), wire.Credential, body=body)
 
 

@@ -263,9 +263,16 @@ class Client:
         """The real secrets that the daemon holds, without the secrets."""
         return self._ask(calls.credentials()).credentials
 
-    def set_credential(self, name: str, secret: str, *, vendor: str | None = None) -> wire.Credential:
-        """Store a real secret, or rotate it."""
-        return self._ask(calls.set_credential(name, secret, vendor))
+    def set_credential(
+        self,
+        name: str,
+        secret: str,
+        *,
+        vendor: str | None = None,
+        fields: Mapping[str, str] | None = None,
+    ) -> wire.Credential:
+        """Store a real secret, or rotate it; ``fields`` go with it, such as ``account_sid``."""
+        return self._ask(calls.set_credential(name, secret, vendor, fields))
 
     def remove_credential(self, name: str) -> None:
         """Forget a real secret."""
@@ -506,9 +513,16 @@ class AsyncClient:
         """The real secrets that the daemon holds, without the secrets."""
         return (await self._ask(calls.credentials())).credentials
 
-    async def set_credential(self, name: str, secret: str, *, vendor: str | None = None) -> wire.Credential:
-        """Store a real secret, or rotate it."""
-        return await self._ask(calls.set_credential(name, secret, vendor))
+    async def set_credential(
+        self,
+        name: str,
+        secret: str,
+        *,
+        vendor: str | None = None,
+        fields: Mapping[str, str] | None = None,
+    ) -> wire.Credential:
+        """Store a real secret, or rotate it; ``fields`` go with it, such as ``account_sid``."""
+        return await self._ask(calls.set_credential(name, secret, vendor, fields))
 
     async def remove_credential(self, name: str) -> None:
         """Forget a real secret."""

@@ -441,6 +441,8 @@ class CredentialRequest(Request):
     secret: str
     vendor: str | None = None
     """Taken from the name (``stripe``, ``stripe:acme``) when left out."""
+    fields: dict[str, str] | None = None
+    """What goes with the secret and is none: ``account_sid``. Left out: as it was."""
 
     def __repr__(self) -> str:
         return f"CredentialRequest(vendor={self.vendor!r})"
@@ -457,6 +459,7 @@ class Credential(Reply):
     available: bool
     problem: str | None
     """Why it can't be used now, with a remedy; None when available."""
+    fields: dict[str, str] = {}
 
 
 class CredentialList(Reply):

@@ -8,8 +8,8 @@ not. What can't be read now is unavailable with a reason, never absent.
 import asyncio
 import logging
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 
 from kbctl.errors import Exit, KbctlError
 from kbctld.core.vendor import Vendor
@@ -22,6 +22,7 @@ log = logging.getLogger("kbctld.credentials")
 
 NAME = re.compile(r"[a-z][a-z0-9_-]{0,31}(?::[A-Za-z0-9._-]{1,64})?", re.ASCII)
 _HEADER_SAFE = re.compile(r"[\x21-\x7e]{8,4096}", re.ASCII)
+_FIELD = re.compile(r"[A-Za-z0-9._-]{1,200}", re.ASCII)
 _RETRY_S = 30.0
 
 
@@ -40,6 +41,8 @@ class Credential:
     set_ns: int
     secret: Secret | None
     problem: str | None = None
+    fields: Mapping[str, str] = field(default_factory=dict)
+    """What goes with the secret and is none: an account's SID."""
 
     def revealed(self) -> Secret:
         """The secret of a credential that is available."""
@@ -65,12 +68,14 @@ class Credentials:
         self._lock = asyncio.Lock()
         self._retry: asyncio.Task[None] | None = None
 
-    async def load(self, known: list[tuple[str, str, int, int]], last_versions: dict[str, int]) -> None:
+    async def load(
+        self, known: list[tuple[str, str, int, int, dict[str, str]]], last_versions: dict[str, int]
+    ) -> None:
         """Read every secret once; those that fail are tried again in the background."""
         # A name that comes back goes on counting: what is kept by version must not be taken for another's.
         self._versions.update(last_versions)
-        for name, vendor, version, set_ns in known:
-            self._all[name] = Credential(name, vendor, version, set_ns, None)
+        for name, vendor, version, set_ns, fields in known:
+            self._all[name] = Credential(name, vendor, version, set_ns, None, fields=fields)
         await self._read_missing()
         if any(credential.secret is None for credential in self._all.values()):
             self._retry = asyncio.get_running_loop().create_task(self._keep_trying())
@@ -84,8 +89,16 @@ class Credentials:
     def of_vendor(self, vendor: str) -> bool:
         return any(credential.vendor == vendor for credential in self._all.values())
 
-    async def set(self, name: str, vendor: Vendor, text: str, now_ns: int, actor: str) -> Credential:
-        """Store or rotate a secret; the next call uses it.
+    async def set(
+        self,
+        name: str,
+        vendor: Vendor,
+        text: str,
+        now_ns: int,
+        actor: str,
+        fields: Mapping[str, str] | None = None,
+    ) -> Credential:
+        """Store or rotate a secret; the next call uses it. Fields that are left out stay as they were.
 
         Raises:
             KbctlError: a name or a secret that can't be, or a store that does not answer; nothing changed.
@@ -112,9 +125,17 @@ class Credentials:
                 Exit.USAGE,
             )
         async with self._lock:
-            return await self._set(name, vendor, Secret(text), now_ns, actor)
+            return await self._set(name, vendor, Secret(text), now_ns, actor, fields or {})
 
-    async def _set(self, name: str, vendor: Vendor, secret: Secret, now_ns: int, actor: str) -> Credential:
+    async def _set(
+        self,
+        name: str,
+        vendor: Vendor,
+        secret: Secret,
+        now_ns: int,
+        actor: str,
+        fields: Mapping[str, str],
+    ) -> Credential:
         before = self._all.get(name)
         if before is not None and before.vendor != vendor.name:
             raise KbctlError(
@@ -123,13 +144,15 @@ class Credentials:
                 f"kbctl credential remove {name}    # first",
                 Exit.REFUSED,
             )
+        together = {**(before.fields if before else {}), **fields}
+        _check_fields(name, vendor, together)
         version = max(before.version if before else 0, self._versions.get(name, 0)) + 1
         await self.store.write(name, secret)
         if self._journal is not None:
             try:
                 await self._journal.change(
                     [
-                        changes.credential_set(name, vendor.name, version, now_ns),
+                        changes.credential_set(name, vendor.name, version, now_ns, together),
                         changes.noted(now_ns, actor, "credential.set", name, {"version": version}),
                     ]
                 )
@@ -137,7 +160,7 @@ class Credentials:
                 await self._put_back(name, before)
                 raise _unrecorded(error) from None
         self._leaving.discard(name)
-        credential = self._all[name] = Credential(name, vendor.name, version, now_ns, secret)
+        credential = self._all[name] = Credential(name, vendor.name, version, now_ns, secret, fields=together)
         return credential
 
     async def remove(self, name: str, now_ns: int, actor: str) -> None:
@@ -206,6 +229,33 @@ class Credentials:
             await asyncio.sleep(_RETRY_S)
             await self._read_missing()
         log.info("all credentials are available again")
+
+
+def _check_fields(name: str, vendor: Vendor, fields: Mapping[str, str]) -> None:
+    user = vendor.file.auth.user
+    wanted = {user} if user is not None else set()
+    for field_name, text in fields.items():
+        if field_name not in wanted:
+            raise KbctlError(
+                "credential_field",
+                f"a credential of {vendor.name} has no field {field_name[:100]!r}",
+                f"kbctl credential set {name}{''.join(f' --field {each}=...' for each in wanted)}",
+                Exit.USAGE,
+            )
+        if not _FIELD.fullmatch(text):
+            raise KbctlError(
+                "credential_field",
+                f"the field {field_name} takes 1 to 200 letters, digits, dots, dashes and underscores",
+                f"kbctl credential set {name} --field {field_name}=...",
+                Exit.USAGE,
+            )
+    for field_name in wanted - fields.keys():
+        raise KbctlError(
+            "credential_field",
+            f"a credential of {vendor.name} needs {field_name}, which goes with the secret",
+            f"kbctl credential set {name} --field {field_name}=...",
+            Exit.USAGE,
+        )
 
 
 def _unrecorded(error: JournalError) -> KbctlError:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from kbctl.commands import ask
+from kbctl.commands import ask, values
 from kbctl.commands.command import Command
 
 
@@ -40,6 +40,10 @@ def set_(
     vendor: Annotated[
         str | None, typer.Option(metavar="V", help="Whose it is, where the name does not say it.")
     ] = None,
+    field: Annotated[
+        list[str] | None,
+        typer.Option(metavar="K=V", help="What goes with the secret, such as account_sid. Repeatable."),
+    ] = None,
 ) -> None:
     """Store a real API key, or rotate it. Typed unseen, or read from stdin.
 
@@ -47,13 +51,15 @@ def set_(
     Example:
       kbctl credential set stripe
       pass show stripe/live | kbctl credential set stripe
+      kbctl credential set twilio --field account_sid=AC0123...
     """
     from kbctl import render
     from kbctl.client import Client
 
+    fields = values.pairs("--field", field) if field else None
     secret = ask.secret(f"Secret for {name}: ", what="secret", remedy=f"kbctl credential set {name}")
     with Client() as client:
-        render.credential_set(client.set_credential(name, secret, vendor=vendor))
+        render.credential_set(client.set_credential(name, secret, vendor=vendor, fields=fields))
 
 
 def list_(json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:

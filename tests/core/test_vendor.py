@@ -24,8 +24,12 @@ def operation(match: str, cost: str = '{ kind = "free" }', name: str = "things.d
         pytest.param('title = "Acme"', 'title = ""', ["$.title"], id="an empty text"),
         pytest.param('title = "Acme"', "title = 5", ["$.title", "str"], id="a number for a text"),
         pytest.param('body = "form"', 'body = "xml"', ["$.body", "it takes form or json"], id="another body"),
-        pytest.param('"bearer"', '"basic"', ["$.auth.scheme", "it takes bearer"], id="another scheme"),
-        pytest.param('"bearer"', '"bearer", user = "x"', ["user", "$.auth"], id="a key too many in a table"),
+        pytest.param('"bearer"', '"digest"', ["$.auth.scheme", "it takes bearer"], id="another scheme"),
+        pytest.param('"bearer"', '"basic"', ["auth.user", "basic"], id="a name that is missing"),
+        pytest.param('"bearer"', '"bearer", user = "x"', ["auth.user", "basic"], id="a name for nothing"),
+        pytest.param(
+            '"bearer"', '"bearer", colour = "x"', ["colour", "$.auth"], id="a key too many in a table"
+        ),
         pytest.param(
             'error_shape = "stripe"', 'error_shape = "aws"', ["$.error_shape", "it takes stripe"], id="shape"
         ),

@@ -1,12 +1,28 @@
 """Refusals as the vendor's SDK reads them: the code first, no retry, valid JSON."""
 
 import json
+from typing import Any
 
 import pytest
 
 from kbctld.core.refusal import STATUS, Code, Refusal
+from kbctld.core.vendor import read_vendor
 from kbctld.proxy.answer import refusal_answer
 from tests.support.world import stripe
+
+FILE = """
+schema = 1
+name = "acme"
+title = "Acme"
+docs = "https://docs.acme.test"
+origin = "https://api.acme.test"
+body = "form"
+error_shape = "stripe"
+request_id_header = "Request-Id"
+roots = ["/v1/"]
+auth = { scheme = "bearer" }
+operation = []
+"""
 
 
 @pytest.mark.parametrize("code", Code)
@@ -51,3 +67,49 @@ def test_text_from_outside_cannot_break_out_of_the_json() -> None:
 
 def test_another_status_where_http_has_one() -> None:
     assert refusal_answer(Refusal(Code.MALFORMED_REQUEST, "why", status=417), None, "c", None)[0] == 417
+
+
+SHAPES: dict[str, tuple[int, list[str], dict[str, Any]]] = {
+    "stripe": (429, ["error", "message"], {"type": "invalid_request_error", "code": "cap_exhausted"}),
+    "twilio": (429, ["message"], {"code": 90429, "status": 429}),
+    "resend": (429, ["message"], {"statusCode": 429, "name": "cap_exhausted"}),
+    "openai": (429, ["error", "message"], {"type": "insufficient_quota", "code": "cap_exhausted"}),
+    "anthropic": (429, ["error", "message"], {"type": "rate_limit_error"}),
+}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_each_vendor_s_shape(shape: str) -> None:
+    """As verified with its SDKs: the message starts with the code; what the class is picked by is there."""
+    status, path, wanted = SHAPES[shape]
+    text = FILE.replace('error_shape = "stripe"', f'error_shape = "{shape}"')
+    refusal = Refusal(Code.CAP_EXHAUSTED, "the cap is reached", retry_after_s=9)
+    got, fields, raw = refusal_answer(refusal, read_vendor(text), "call_1", "vk_1")
+    body = json.loads(raw)
+    assert got == status
+    assert {(b"Stripe-Should-Retry", b"false"), (b"x-should-retry", b"false"), (b"Retry-After", b"9")} < {
+        *fields
+    }
+    inner = body
+    for name in path[:-1]:
+        inner = inner[name]
+    assert inner["message"].startswith("cap_exhausted: ")
+    assert {name: inner[name] for name in wanted} == wanted
+    assert "call_1" in raw.decode()
+    assert "vk_1" in raw.decode()
+
+
+@pytest.mark.parametrize(
+    ("code", "kinds"),
+    [
+        (Code.KEY_REVOKED, {"anthropic": "authentication_error", "openai": "invalid_request_error"}),
+        (Code.ENDPOINT_NOT_ALLOWED, {"anthropic": "permission_error", "openai": "invalid_request_error"}),
+        (Code.AMOUNT_UNKNOWN, {"anthropic": "invalid_request_error", "stripe": "invalid_request_error"}),
+        (Code.UPSTREAM_UNREACHABLE, {"anthropic": "api_error", "openai": "api_error", "stripe": "api_error"}),
+    ],
+)
+def test_the_type_follows_the_status(code: Code, kinds: dict[str, str]) -> None:
+    for shape, kind in kinds.items():
+        vendor = read_vendor(FILE.replace('error_shape = "stripe"', f'error_shape = "{shape}"'))
+        _, _, raw = refusal_answer(Refusal(code, "why"), vendor, "call_1", None)
+        assert json.loads(raw)["error"]["type"] == kind

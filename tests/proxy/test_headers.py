@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from kbctld.core.refusal import Code, Refusal
-from kbctld.core.slots import find_vault_key
+from kbctld.core.slots import Shown, find_vault_key
 from kbctld.core.vault_key import mint
 from tests.support.loop import run
 from tests.support.world import SECRET, TARGET, World, open_world, stripe
@@ -309,10 +309,10 @@ def test_the_vault_key_leaves_nowhere(tmp_path: Path) -> None:
 
 def test_find_vault_key_reads_every_slot_and_nothing_else() -> None:
     key = mint(bytes(range(32)))
-    assert find_vault_key(b"Bearer " + key.encode(), None) == key
-    assert find_vault_key(basic(key, ""), None) == key
-    assert find_vault_key(basic("", key), key.encode()) == key
-    assert find_vault_key(None, key.encode()) == key
+    assert find_vault_key(b"Bearer " + key.encode(), None) == Shown(key, "bearer")
+    assert find_vault_key(basic(key, ""), None) == Shown(key, "basic")
+    assert find_vault_key(basic("", key), key.encode()) == Shown(key, "basic")
+    assert find_vault_key(None, key.encode()) == Shown(key, "x-api-key")
     for nothing in (None, b"", b"Bearer", b"Basic", b"Basic ====", b"Basic \xff", key.encode()):
         verdict = find_vault_key(nothing, None)
         assert isinstance(verdict, Refusal)

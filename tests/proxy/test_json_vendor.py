@@ -1,17 +1,24 @@
 """A vendor whose bodies are JSON: priced, ruled and recorded from the same reading of it."""
 
+import base64
 import json
 from pathlib import Path
 
 import pytest
 
+from kbctl.errors import KbctlError
+from kbctld.core.form import Form
+from kbctld.core.policy import Access
+from kbctld.core.target import Target
 from kbctld.core.vendor import read_vendor
+from kbctld.proxy.inject import outbound_head
 from tests.support.loop import run
 from tests.support.vendor import answer
-from tests.support.world import CENT, World, open_world
+from tests.support.world import CENT, SECRET, World, open_world
 
-MAIL = read_vendor(
-    """
+NO_FORM = Form((), has_semicolon=False)
+
+MAIL_FILE = """
 schema = 1
 name = "mail"
 title = "Mail"
@@ -36,7 +43,7 @@ name = "mails.send"
 match = "POST /v1/mails"
 cost = { kind = "free" }
 """
-)
+MAIL = read_vendor(MAIL_FILE)
 GIFT = '{"value": {"amount": 250, "currency": "usd"}, "to": "+15550100"}'
 
 
@@ -160,5 +167,57 @@ def test_one_key_over_two_vendors_has_one_cap(tmp_path: Path) -> None:
             refused = await world.ask(world.request(key=key, body=BODY))
             assert (refused.status, refused.code) == (429, "cap_exhausted")
             assert grant.scope.account.posted_total == 350 * CENT
+
+    run(main())
+
+
+AUTHS = {
+    '{ scheme = "bearer" }': {"bearer": b"Bearer ", "basic": b"Bearer ", "x-api-key": b"Bearer "},
+    '{ scheme = "x-api-key", also = ["bearer"] }': {"bearer": b"Bearer ", "basic": b"", "x-api-key": b""},
+}
+
+
+@pytest.mark.parametrize("auth", AUTHS)
+def test_law_6_the_real_key_goes_where_the_vendor_takes_it(tmp_path: Path, auth: str) -> None:
+    """In place of the vault key if the vendor takes it there, else in the usual place; in one place only."""
+    text = MAIL_FILE.replace('{ scheme = "bearer" }', auth)
+
+    async def main() -> None:
+        async with open_world(tmp_path, vendors={"mail": read_vendor(text)}) as world:
+            key = world.key.encode()
+            slots = {
+                "bearer": (b"Authorization", b"Bearer " + key),
+                "basic": (b"Authorization", b"Basic " + base64.b64encode(b"user:" + key)),
+                "x-api-key": (b"x-api-key", key),
+            }
+            for slot, before in AUTHS[auth].items():
+                raw = world.request("GET", "/mail/v1/mails", slots[slot], key="", body=b"")
+                assert (await world.ask(raw)).status == 200
+                authorization = world.heard.all(b"authorization")
+                api_key = world.heard.all(b"x-api-key")
+                secret = SECRET.encode()
+                expected = ([before + secret], []) if before else ([], [secret])
+                assert (authorization, api_key) == expected, slot
+
+    run(main())
+
+
+def test_a_secret_that_goes_with_a_name_needs_one(tmp_path: Path) -> None:
+    """HTTP Basic: the name is a field of the credential, asked for when it is set, kept when it rotates."""
+    text = MAIL_FILE.replace('{ scheme = "bearer" }', '{ scheme = "basic", user = "account_sid" }')
+    file = read_vendor(text)
+
+    async def main() -> None:
+        async with open_world(tmp_path) as world:
+            for fields in ({}, {"account_sid": "a b"}, {"account_sid": "AC1", "colour": "red"}):
+                with pytest.raises(KbctlError, match=r"account_sid|colour"):
+                    await world.credentials.set("mail", file, SECRET, 0, "tester", fields)
+            made = await world.credentials.set("mail", file, SECRET, 0, "tester", {"account_sid": "AC1"})
+            again = await world.credentials.set("mail", file, "another_secret_1", 0, "tester")
+            assert (made.fields, again.fields) == ({"account_sid": "AC1"}, {"account_sid": "AC1"})
+            access = Access(file, "GET", Target("/v1/mails", ("v1", "mails"), "", NO_FORM), None, {}, {})
+            head = outbound_head(access, "api.mail.test", again, "bearer", [], None)
+            pair = base64.b64encode(b"AC1:another_secret_1")
+            assert b"\r\nAuthorization: Basic " + pair + b"\r\n" in head
 
     run(main())

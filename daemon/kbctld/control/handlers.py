@@ -165,4 +165,5 @@ def credential_view(credential: Credential) -> wire.Credential:
         set_at=rfc3339(credential.set_ns),
         available=credential.secret is not None,
         problem=credential.problem,
+        fields=dict(credential.fields),
     )

@@ -493,7 +493,7 @@ def _carried(head: Head) -> str | None:
     """The vault key in the head, wherever SDKs put theirs; None where there is none."""
     found = find_vault_key(head.get(b"authorization"), head.get(b"x-api-key"))
     if not isinstance(found, Refusal):
-        return found
+        return found.key
     if found.code is Code.KEY_MISSING:
         return None
     raise HttpError(found.http_status, found.code.value, found.sentence, found.remedy)

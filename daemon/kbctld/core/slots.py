@@ -7,43 +7,53 @@ stands there is dropped, never forwarded and never repeated in an answer: it may
 
 import base64
 import binascii
+from dataclasses import dataclass
 
 from kbctld.core.refusal import Code, Refusal
 from kbctld.core.vault_key import PREFIX, is_well_formed
+from kbctld.core.vendor import AuthScheme
 
 
-def find_vault_key(authorization: bytes | None, api_key: bytes | None) -> str | Refusal:
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """A vault key, and where it stood."""
+
+    key: str
+    slot: AuthScheme
+
+
+def find_vault_key(authorization: bytes | None, api_key: bytes | None) -> Shown | Refusal:
     """The one vault key of a request.
 
     Args:
         authorization: the value of ``Authorization``.
         api_key: the value of ``x-api-key``.
     """
-    texts = []
-    if api_key is not None:
-        texts.append(api_key.decode("latin-1"))
+    texts: list[tuple[str, AuthScheme]] = []
     if authorization is not None:
         scheme, _, value = authorization.decode("latin-1").partition(" ")
         if scheme.lower() == "bearer":
-            texts.append(value.strip(" "))
+            texts.append((value.strip(" "), "bearer"))
         elif scheme.lower() == "basic":
-            texts.extend(_basic(value.strip(" ")))
-    keys = {text for text in texts if text.startswith(PREFIX)}
+            texts.extend((text, "basic") for text in _basic(value.strip(" ")))
+    if api_key is not None:
+        texts.append((api_key.decode("latin-1"), "x-api-key"))
+    keys = {text: slot for text, slot in reversed(texts) if text.startswith(PREFIX)}
     if len(keys) > 1:
         return Refusal(Code.AMBIGUOUS_REQUEST, "the request carries two different vault keys", "send one")
     if not keys:
         remedy = "use a key from `kbctl issue` as the SDK's API key"
-        if any(texts):
+        if any(text for text, _ in texts):
             return Refusal(Code.KEY_MISSING, "the request carries a credential that is no vault key", remedy)
         return Refusal(Code.KEY_MISSING, "the request carries no vault key", remedy)
-    (key,) = keys
+    ((key, slot),) = keys.items()
     if not is_well_formed(key):
         return Refusal(
             Code.KEY_UNKNOWN,
             "the vault key is incomplete or mistyped: its checksum is wrong",
             "copy the whole key: vault_key_ and 49 letters and digits",
         )
-    return key
+    return Shown(key, slot)
 
 
 def _basic(value: str) -> list[str]:

@@ -107,8 +107,21 @@ class Operation(_Strict):
     """Takes the vendor's own metadata, so that a key may stamp it."""
 
 
+AuthScheme = Literal["bearer", "basic", "x-api-key"]
+
+
 class Auth(_Strict):
-    scheme: Literal["bearer"]
+    """How the real secret is sent.
+
+    Attributes:
+        scheme: the usual way.
+        also: other ways that the vendor takes: used where the agent sent its vault key so.
+        user: for basic, the field of the credential that is the user's name; the secret is the password.
+    """
+
+    scheme: AuthScheme
+    also: list[Literal["bearer", "x-api-key"]] = []
+    user: Text | None = None
 
 
 class Idempotency(_Strict):
@@ -149,7 +162,7 @@ class VendorFile(_Strict):
     origin: Text
     body: Literal["form", "json"]
     auth: Auth
-    error_shape: Literal["stripe"]
+    error_shape: Literal["stripe", "twilio", "resend", "openai", "anthropic"]
     request_id_header: Text
     roots: Annotated[list[Text], Meta(min_length=1)]
     operation: list[Operation]
@@ -267,6 +280,8 @@ def _check(file: VendorFile) -> None:
     for key, header in named.items():
         if not _HEADER.fullmatch(header.lower()):
             raise VendorFileError(f"`{key}` takes a header name, not {header!r}")
+    if (file.auth.scheme == "basic") != (file.auth.user is not None):
+        raise VendorFileError("`auth.user` stands with scheme basic, and names a field of the credential")
     for key in ("forward_headers", "account_headers"):
         for header in getattr(file, key):
             if not _HEADER.fullmatch(header):
@@ -321,13 +336,13 @@ def _explain(text: str) -> str:
     if "kind`" in text:
         text += "; `kind` takes free, amount, increase or unpriceable"
     elif "`$.auth.scheme`" in text:
-        text += "; it takes bearer"
+        text += "; it takes bearer, basic or x-api-key"
     elif "`$.idempotency.methods" in text:
         text += "; it takes POST or DELETE"
     elif "`$.body`" in text:
         text += "; it takes form or json"
     elif "`$.error_shape`" in text:
-        text += "; it takes stripe"
+        text += "; it takes stripe, twilio, resend, openai or anthropic"
     elif "`$.schema`" in text:
         text += f"; it takes {SCHEMA}"
     return text

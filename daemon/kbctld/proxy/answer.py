@@ -38,20 +38,63 @@ def refusal_answer(
     message = f"{refusal.code}: {refusal.sentence}"
     if refusal.remedy:
         message += f" ({refusal.remedy})"
-    return status, fields, json.dumps(_stripe(refusal, status, message, call_id, key_id)).encode()
-
-
-def _stripe(refusal: Refusal, status: int, message: str, call_id: str, key_id: str | None) -> dict[str, Any]:
     details: dict[str, Any] = {"call_id": call_id, "remedy": refusal.remedy, **refusal.facts}
     if key_id is not None:
         details["key_id"] = key_id
     if refusal.retry_after_s is not None:
         details["retry_after_s"] = refusal.retry_after_s
+    shape = _SHAPES[vendor.file.error_shape if vendor else "stripe"]
+    return status, fields, json.dumps(shape(refusal.code.value, status, message, call_id, details)).encode()
+
+
+Details = dict[str, Any]
+
+
+def _stripe(code: str, status: int, message: str, call_id: str, details: Details) -> dict[str, Any]:
+    kind = "api_error" if status >= 500 else "invalid_request_error"
+    return {"error": {"type": kind, "code": code, "message": message, "kbctl": details}}
+
+
+def _twilio(code: str, status: int, message: str, call_id: str, details: Details) -> dict[str, Any]:
+    # An integer code, which typed SDKs want; never RFC 9457's members, which make another class of error.
     return {
-        "error": {
-            "type": "api_error" if status >= 500 else "invalid_request_error",
-            "code": refusal.code.value,
-            "message": message,
-            "kbctl": details,
-        }
+        "code": 90_000 + status,
+        "message": message,
+        "more_info": "",
+        "status": status,
+        "details": {"code": code, **details},
     }
+
+
+def _resend(code: str, status: int, message: str, call_id: str, details: Details) -> dict[str, Any]:
+    # Without statusCode older SDKs take the body for a success.
+    return {"statusCode": status, "name": code, "message": message, "kbctl": details}
+
+
+def _openai(code: str, status: int, message: str, call_id: str, details: Details) -> dict[str, Any]:
+    kind = {429: "insufficient_quota"}.get(status, "api_error" if status >= 500 else "invalid_request_error")
+    return {"error": {"message": message, "type": kind, "param": None, "code": code}, "kbctl": details}
+
+
+_ANTHROPIC_TYPES = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    403: "permission_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+}
+
+
+def _anthropic(code: str, status: int, message: str, call_id: str, details: Details) -> dict[str, Any]:
+    kind = _ANTHROPIC_TYPES.get(status, "api_error" if status >= 500 else "invalid_request_error")
+    error = {"type": kind, "message": message}
+    return {"type": "error", "error": error, "request_id": call_id, "kbctl": {"code": code, **details}}
+
+
+_SHAPES = {
+    "stripe": _stripe,
+    "twilio": _twilio,
+    "resend": _resend,
+    "openai": _openai,
+    "anthropic": _anthropic,
+}

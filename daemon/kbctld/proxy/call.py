@@ -14,7 +14,7 @@ from kbctld.core.refusal import Code, Refusal
 from kbctld.core.slots import find_vault_key
 from kbctld.core.tally import Tally
 from kbctld.core.target import Arrived
-from kbctld.core.vendor import Vendor
+from kbctld.core.vendor import AuthScheme, Vendor
 from kbctld.http1.gate import BadHead
 from kbctld.http1.server import Fields
 from kbctld.http1.server import Request as HttpRequest
@@ -59,6 +59,7 @@ class Call:
         row: what the audit will say.
         grant: whose key it is, once that is known.
         vendor: whose shape a refusal takes, once that is known.
+        slot: where the agent sent its vault key.
         flew: whether bytes of it have left.
     """
 
@@ -75,6 +76,7 @@ class Call:
         self.row = vault.new_row()
         self.grant: Grant | None = None
         self.vendor: Vendor | None = None
+        self.slot: AuthScheme = "bearer"
         self.flew = False
         self.took_off_ns = 0
         self._vendors = vendors
@@ -91,11 +93,12 @@ class Call:
     async def identify(self, fields: Fields) -> Grant | Refusal:
         """Find whose key it is; the row is that key's from here on, even if the key is no good."""
         slots = dict(fields)
-        key = find_vault_key(slots.get(b"authorization"), slots.get(b"x-api-key"))
-        if isinstance(key, Refusal):
-            return key
+        shown = find_vault_key(slots.get(b"authorization"), slots.get(b"x-api-key"))
+        if isinstance(shown, Refusal):
+            return shown
+        self.slot = shown.slot
         try:
-            grant = await self.vault.find(key)
+            grant = await self.vault.find(shown.key)
         except JournalError as error:
             return Refusal(Code.AUDIT_UNAVAILABLE, f"the key can't be looked up: {error}", "kbctl status")
         if grant is not None:

@@ -76,7 +76,7 @@ async def exchange(plane: "Plane", request: Request) -> None:
                 credential = plane.usable_credential(grant, access.vendor)
                 length = len(body) if body is not None else head.length if head.has_body else None
                 # The real key goes in, once, and the request out, once.
-                outbound = outbound_head(access, pool.origin.authority, credential.revealed(), fields, length)
+                outbound = outbound_head(access, pool.origin.authority, credential, call.slot, fields, length)
                 flight.take_off(outbound + (body or b""))
                 if body is None and head.has_body:
                     await _stream_up(request, connection)

@@ -185,15 +185,15 @@ def policy_removed(name: str) -> Statement:
 # --- credentials and tokens -------------------------------------------------------------------------------
 
 
-def credential_set(name: str, vendor: str, version: int, now_ns: int) -> Statement:
-    """Which secret is in the store under this name; never the secret."""
+def credential_set(name: str, vendor: str, version: int, now_ns: int, fields: Mapping[str, str]) -> Statement:
+    """Which secret is in the store under this name, and what goes with it; never the secret."""
     return (
         (
-            "INSERT INTO credential (name, vendor, version, set_ns) VALUES (?, ?, ?, ?)"
-            " ON CONFLICT (name) DO UPDATE SET"
-            " vendor = excluded.vendor, version = excluded.version, set_ns = excluded.set_ns"
+            "INSERT INTO credential (name, vendor, version, set_ns, fields) VALUES (?, ?, ?, ?, ?)"
+            " ON CONFLICT (name) DO UPDATE SET vendor = excluded.vendor, version = excluded.version,"
+            " set_ns = excluded.set_ns, fields = excluded.fields"
         ),
-        (name, vendor, version, now_ns),
+        (name, vendor, version, now_ns, json.dumps(dict(fields))),
     )
 
 

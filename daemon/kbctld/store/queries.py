@@ -306,10 +306,13 @@ async def changes(reader: aiosqlite.Connection, wanted: ChangeFilter) -> tuple[l
 # --- credentials ------------------------------------------------------------------------------------------
 
 
-async def credentials(reader: aiosqlite.Connection) -> list[tuple[str, str, int, int]]:
-    """``(name, vendor, version, set_ns)``."""
-    async with reader.execute("SELECT name, vendor, version, set_ns FROM credential ORDER BY name") as cursor:
-        return [(row[0], row[1], row[2], row[3]) async for row in cursor]
+async def credentials(reader: aiosqlite.Connection) -> list[tuple[str, str, int, int, dict[str, str]]]:
+    """``(name, vendor, version, set_ns, fields)``."""
+    found = await _rows(reader, "SELECT * FROM credential ORDER BY name")
+    return [
+        (row["name"], row["vendor"], row["version"], row["set_ns"], json.loads(row["fields"]))
+        for row in found
+    ]
 
 
 async def last_versions(reader: aiosqlite.Connection) -> dict[str, int]:

@@ -48,6 +48,9 @@ FROM call AS c JOIN vault_key AS k ON k.no = c.key_no WHERE c.policy_check_resul
 ON CONFLICT (scope, day) DO UPDATE SET requests = excluded.requests;
 DROP TABLE spend;
 
+-- What goes with a secret and is none, such as an account's SID.
+ALTER TABLE credential ADD COLUMN fields TEXT NOT NULL DEFAULT '{}';
+
 CREATE TABLE policy (
     name   TEXT PRIMARY KEY,
     limits TEXT NOT NULL,          -- JSON, as on the wire
