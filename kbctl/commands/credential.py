@@ -51,7 +51,7 @@ def set_(
     Example:
       kbctl credential set stripe
       pass show stripe/live | kbctl credential set stripe
-      kbctl credential set twilio --field account_sid=AC0123...
+      kbctl credential set twilio --field account_sid=AC0123456789
     """
     from kbctl import render
     from kbctl.client import Client
