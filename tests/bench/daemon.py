@@ -1,0 +1,60 @@
+"""A daemon over a filled home, and what its process takes."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from kbctl.client import Client
+from kbctl.paths import Home
+from tests.bench.report import Watch
+from tests.bench.stock import fill
+from tests.bench.upstream import Upstream
+from tests.e2e.support import SECRET, Kbctl, new_home
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """A daemon that runs.
+
+    Attributes:
+        first_s: how long its first start took.
+        empty_s: how long a start on the same home took, without a key in it.
+        start_s: how long the start with all keys took.
+    """
+
+    kbctl: Kbctl
+    client: Client
+    port: int
+    first_s: float
+    empty_s: float
+    start_s: float
+
+    def memory_mb(self, field: str = "VmRSS") -> float:
+        """Resident now; its peak as ``VmHWM``."""
+        status = Path(f"/proc/{self.kbctl.pid()}/status").read_text()
+        return int(status.partition(f"{field}:")[2].split()[0]) / 1024
+
+
+@contextmanager
+def serve(upstream: Upstream, keys: int, watch: Watch) -> Iterator[Served]:
+    """A home with so many keys, and its daemon."""
+    with new_home() as kbctl:
+        up = ("up", "--port", "0", "--upstream", f"stripe={upstream.url}")
+        first_s = _timed(kbctl, *up)
+        kbctl("credential", "set", "stripe", stdin=SECRET + "\n")
+        kbctl("down")
+        empty_s = _timed(kbctl, *up)
+        kbctl("down")
+        fill(Home(kbctl.home), keys, time.time_ns(), watch(f"making {keys:,} keys", keys))
+        start_s = _timed(kbctl, *up)
+        with Client(Home(kbctl.home)) as client:
+            port = int(client.status().proxy_url.rpartition(":")[2])
+            yield Served(kbctl, client, port, first_s, empty_s, start_s)
+
+
+def _timed(kbctl: Kbctl, *args: str) -> float:
+    began = time.monotonic()
+    kbctl(*args)
+    return time.monotonic() - began

@@ -1,0 +1,32 @@
+"""The drills in short: what they measure must be true; how long it takes is for `python -m tests.bench`."""
+
+from pathlib import Path
+
+from tests.bench import fairness, revoke
+from tests.bench.report import Report, percentile, unwatched
+
+
+def test_nobody_is_forwarded_after_its_revocation_with_10_000_keys() -> None:
+    report = revoke.drill(10_000, unwatched, warm_s=0.5)
+    assert not report.wrong
+
+
+def test_a_burst_of_200_loses_nothing_and_refuses_nobody_else() -> None:
+    report = fairness.drill(10, unwatched, burst=200, rounds=3, quiet_s=0.5)
+    assert not report.wrong
+
+
+def test_a_report_tells_how_far_its_bars_are_met(tmp_path: Path) -> None:
+    report = Report("drill")
+    report.spread("call", [float(ms) for ms in range(200, 0, -1)], p50=100, p99=100)
+    report.check(False, "a call was lost")
+    report.write(tmp_path / "report.json")
+
+    assert [(f.name, f.value, f.met) for f in report.figures] == [
+        ("call, median", 100, True),
+        ("call, 99 % within", 198, False),
+        ("call, longest", 200, None),
+    ]
+    assert report.wrong == ["a call was lost"]
+    assert '"value": 198.0' in (tmp_path / "report.json").read_text()
+    assert percentile([1.0], 0.5) == percentile([1.0], 0.99) == 1.0
