@@ -6,6 +6,7 @@ open across an await of somebody else's.
 """
 
 import json
+import sqlite3
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -59,9 +60,8 @@ Row = dict[str, Any]
 
 
 async def _rows(reader: aiosqlite.Connection, sql: str, values: Sequence[Any] = ()) -> list[Row]:
-    async with reader.execute(sql, values) as cursor:
-        names = [column[0] for column in cursor.description]
-        return [dict(zip(names, row, strict=True)) async for row in cursor]
+    # In one go: every step of a cursor would be a trip to the reader's thread and back.
+    return [dict(row) for row in await reader.execute_fetchall(sql, values)]
 
 
 async def key_by_digest(reader: aiosqlite.Connection, digest: bytes) -> Row | None:
@@ -491,6 +491,7 @@ async def spend(reader: aiosqlite.Connection, by: str, from_ns: int, to_ns: int)
 async def own_reader(path: Path) -> AsyncIterator[aiosqlite.Connection]:
     """A connection for one long report, so that calls under way don't wait for it."""
     reader = await aiosqlite.connect(f"{path.as_uri()}?mode=ro", uri=True)
+    reader.row_factory = sqlite3.Row
     try:
         yield reader
     finally:
