@@ -8,14 +8,18 @@ there shall count from now on; every key that was live is then frozen, because w
 import os
 import re
 import sqlite3
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
+from typing import TypeVar
 
 import aiosqlite
 
 from kbctl.errors import Exit, KbctlError
 from kbctld.store.anchor import Anchor, Height
+
+T = TypeVar("T")
 
 APPLICATION_ID = 0x6B626374  # "kbct": says whose file it is, in the header that file(1) reads
 _MIGRATION = re.compile(r"(\d{4})_[a-z_]+\.sql")
@@ -46,6 +50,12 @@ class Database:
         await self.reader.close()
         await self.writer.close()
         self.anchor.close()
+
+
+async def in_one_go(connection: aiosqlite.Connection, work: Callable[[sqlite3.Connection], T]) -> T:
+    """Do several things in one trip to the connection's thread: under load each trip waits for its turn."""
+    result: T = await connection._execute(work, connection._conn)  # type: ignore[no-untyped-call]
+    return result
 
 
 async def open_database(path: Path, anchor_path: Path, *, accept_rollback: bool) -> Database:

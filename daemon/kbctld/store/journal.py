@@ -23,7 +23,7 @@ from kbctld.core.cost import Remembered
 from kbctld.core.ledger import day_of
 from kbctld.core.vault_key import PREFIX
 from kbctld.store.anchor import Height
-from kbctld.store.database import Database
+from kbctld.store.database import Database, in_one_go
 
 log = logging.getLogger("kbctld.store")
 
@@ -318,22 +318,26 @@ class Journal:
                     waiter.set_result(None)
 
     async def _commit(self, batch: _Batch) -> None:
+        # The values are taken here: rows change while the writer's thread works.
+        many: list[tuple[str, list[tuple[Any, ...]]]] = [
+            (_INSERT, [_inserted(row) for row in batch.rows]),
+            (_FINISH, [_ended(row) for row in batch.finished if row.no]),
+            (_BALANCE, [(*key, *counts) for key, counts in batch.balances().items()]),
+            (_OBJECT, [(*key, r.nano, r.minor, r.currency) for key, r in batch.objects.items()]),
+        ]
+        single = [statement for statement, _ in batch.changes]
+        if single:
+            single.append((_CHANGED, (len(single),)))
+
+        def write(connection: sqlite3.Connection) -> None:
+            for sql, rows in many:
+                if rows:
+                    connection.executemany(sql, rows)
+            for sql, values in single:
+                connection.execute(sql, values)
+
         writer = self._database.writer
-        if batch.rows:
-            await writer.executemany(_INSERT, [_inserted(row) for row in batch.rows])
-        if batch.finished:
-            await writer.executemany(_FINISH, [_ended(row) for row in batch.finished if row.no])
-        balances = batch.balances()
-        if balances:
-            await writer.executemany(_BALANCE, [(*key, *counts) for key, counts in balances.items()])
-        if batch.objects:
-            await writer.executemany(
-                _OBJECT, [(*key, r.nano, r.minor, r.currency) for key, r in batch.objects.items()]
-            )
-        for (sql, values), _ in batch.changes:
-            await writer.execute(sql, values)
-        if batch.changes:
-            await writer.execute(_CHANGED, (len(batch.changes),))
+        await in_one_go(writer, write)
         await writer.commit()
 
     async def _failed(self, batch: _Batch, error: Exception) -> None:
