@@ -19,8 +19,9 @@ import secrets
 import sqlite3
 import time
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any, TypeVar
 
 import msgspec
@@ -35,12 +36,14 @@ from kbctld.core.money import Rates
 from kbctld.core.pace import Bucket
 from kbctld.core.policy import Access, Permit, Request, authorize
 from kbctld.core.refusal import Code, Refusal
+from kbctld.core.roster import Roster
 from kbctld.core.rule import RuleError, read_rule
 from kbctld.core.vault_key import base62, digest, mint, same
 from kbctld.core.vendor import Vendor
 from kbctld.store import changes, queries
 from kbctld.store.database import Database
 from kbctld.store.journal import CallRow, Journal, JournalError, Statement
+from kbctld.store.kept import Kept, kept_of, kept_of_tenant
 
 T = TypeVar("T")
 
@@ -50,7 +53,8 @@ CHILDREN_MAX = 10_000
 """How many living keys may come from one: an agent derives them without asking anybody."""
 _OBJECTS_MAX = 100_000
 _RETRY_MEMORY_NS = 24 * 3_600_000_000_000
-_REVOKED_AT_ONCE = 20_000
+_AT_ONCE = 2000
+_VIEWED_AT_ONCE = 100
 _LOCKED_RETRY_S = 0.2
 
 
@@ -136,8 +140,7 @@ class Vault:
         self._clock = Clock(0)
         self._started_tick_ns = tick_ns()
         self._last_no = 0
-        self._by_digest: dict[bytes, Grant] = {}
-        self._by_no: dict[int, Grant] = {}
+        self._roster = Roster()
         self._tenants: dict[str, Scope] = {}
         self._children: dict[int, int] = {}
         self._revoking: set[Selection] = set()
@@ -153,8 +156,7 @@ class Vault:
         self._clock = Clock(await queries.highest_ns(reader))
         self._last_no = await queries.last_key_no(reader)
         self.policies = await queries.policies(reader)
-        for number in await queries.keys_with_open_holds(reader):
-            await self._by_number(number)
+        self._enter(await self._kept(numbers=await queries.keys_with_open_holds(reader)))
 
     async def close(self) -> None:
         await self.journal.close()
@@ -183,13 +185,13 @@ class Vault:
             JournalError: it is not in memory and the database can't be read.
         """
         wanted = digest(vault_key)
-        grant = self._by_digest.get(wanted)
+        grant = self._roster.find(wanted)
         if grant is None:
             async with self._reading:
-                grant = self._by_digest.get(wanted)
+                grant = self._roster.find(wanted)
                 if grant is None:
-                    row = await self._read(queries.key_by_digest(self._database.reader, wanted))
-                    grant = None if row is None else await self._enter_stored(row)
+                    self._enter(await self._kept(digest=wanted))
+                    grant = self._roster.find(wanted)
         return grant if grant is not None and same(grant.digest, wanted) else None
 
     async def named(self, reference: str) -> list[Grant]:
@@ -203,62 +205,60 @@ class Vault:
         numbers = await self._read(queries.keys_named(self._database.reader, reference))
         return [grant for number in numbers[:2] if (grant := await self._by_number(number))]
 
-    async def view(self, row: dict[str, Any]) -> Grant:
-        """The grant of a row, to look at: the living one where there is one, else one that nobody keeps."""
-        grant = self._by_no.get(row["no"])
-        return grant if grant is not None else await self._stored(row, keep=False)
+    async def views(self, numbers: Sequence[int]) -> list[Grant]:
+        """These grants, to look at: the living ones where there are such, else some that nobody keeps."""
+        known = self._roster.__contains__
+        kept = await self._read(kept_of(self._database.reader, numbers=numbers, known=known))
+        found = []
+        for turn, number in enumerate(numbers, start=1):
+            if number in kept.keys or number in self._roster:  # else its issue has failed meanwhile
+                found.append(self._stored(number, kept, keep=False))
+            if turn % _VIEWED_AT_ONCE == 0:
+                await asyncio.sleep(0)  # others are served meanwhile
+        return found
 
     async def tenant(self, name: str) -> Scope:
         """What all keys of a tenant have together."""
         scope = self._tenants.get(name)
         if scope is None:
             async with self._reading:
-                scope = await self._tenant(name)
+                scope = self._tenant(name, await self._read(kept_of_tenant(self._database.reader, name)))
         return scope
 
     def loaded(self) -> Iterable[Grant]:
         """The grants in memory: all that were used since the start."""
-        return self._by_no.values()
+        return self._roster
 
     async def _by_number(self, number: int) -> Grant | None:
-        grant = self._by_no.get(number)
-        if grant is None:
+        if number not in self._roster:
             async with self._reading:
-                return await self._numbered(number, keep=True)
-        return grant
+                self._enter(await self._kept(numbers=[number]))
+        return self._roster.get(number)
 
-    async def _numbered(self, number: int, *, keep: bool) -> Grant | None:
-        grant = self._by_no.get(number)
-        if grant is not None:
-            return grant
-        row = await self._read(queries.key_by_no(self._database.reader, number))
-        if row is None:
-            return None
-        return await (self._enter_stored(row) if keep else self._stored(row, keep=False))
-
-    async def _enter_stored(self, row: dict[str, Any]) -> Grant:
-        grant = await self._stored(row, keep=True)
+    async def _kept(self, *, digest: bytes | None = None, numbers: Iterable[int] = ()) -> Kept:
         since_ns = self.now_ns() - _RETRY_MEMORY_NS
-        calls = await self._read(queries.calls_to_remember(self._database.reader, grant.no, since_ns))
-        for selection in self._revoking:
-            if grant.revoked_ns is None and selection.reaches(grant):
-                grant.revoked_ns = self.now_ns()  # its row was read before the revocation was on disk
-        self._enter(grant)
-        for call in calls:
-            hold = _stored_hold(call, grant)
-            if hold.outcome is Outcome.POSTED:
-                self.ledger.restore_replay(hold)
-            else:
-                self.ledger.restore_hold(hold)
-        return grant
+        known = self._roster.__contains__
+        return await self._read(
+            kept_of(
+                self._database.reader, digest=digest, numbers=numbers, known=known, calls_since_ns=since_ns
+            )
+        )
 
-    async def _stored(self, row: dict[str, Any], *, keep: bool) -> Grant:
-        parent = None
-        if row["parent_no"] is not None:
-            parent = await self._numbered(row["parent_no"], keep=keep)
+    def _enter(self, kept: Kept) -> None:
+        """Take in keys that were read. Nobody else reads any meanwhile: each comes in once."""
+        for number in kept.keys:
+            self._stored(number, kept, keep=True)
+
+    def _stored(self, number: int, kept: Kept, *, keep: bool) -> Grant:
+        """The grant of a key that was read, entered with ``keep``; the living one where there is one."""
+        known = self._roster.get(number)
+        if known is not None:
+            return known
+        row = kept.keys[number]
+        parent = None if row["parent_no"] is None else self._stored(row["parent_no"], kept, keep=keep)
         limits = changes.limits_of_row(row)
-        tenant = None if row["tenant"] is None else await self._tenant(row["tenant"])
-        account = await self._account(row["key_id"])
+        tenant = None if row["tenant"] is None else self._tenant(row["tenant"], kept)
+        account = _stored_account(kept, row["key_id"])
         terms = Terms(
             limits,
             row["label"],
@@ -281,29 +281,36 @@ class Vault:
             grant.scope.bucket = Bucket.empty_at(limits.rate, self._started_tick_ns)
         grant.expires_ns, grant.revoked_ns = row["expires_ns"], row["revoked_ns"]
         grant.frozen, grant.paused = row["frozen"] or grant.frozen, row["paused"]
+        if keep:
+            self._keep(grant, kept.calls[number])
         return grant
 
-    async def _tenant(self, name: str) -> Scope:
+    def _keep(self, grant: Grant, calls: Iterable[Mapping[str, Any]]) -> None:
+        for selection in self._revoking:
+            if grant.revoked_ns is None and selection.reaches(grant):
+                grant.revoked_ns = self.now_ns()  # its row was read before the revocation was on disk
+        self._roster.add(grant)
+        for call in calls:
+            hold = _stored_hold(call, grant)
+            if hold.outcome is Outcome.POSTED:
+                self.ledger.restore_replay(hold)
+            else:
+                self.ledger.restore_hold(hold)
+
+    def _tenant(self, name: str, kept: Kept) -> Scope:
         scope = self._tenants.get(name)
         if scope is not None:
             return scope
-        account = await self._account(f"tenant:{name}")
-        row = await self._read(queries.tenant(self._database.reader, name))
-        scope = Scope(f"tenant:{name}", f"tenant {name}", account)
+        scope = Scope(f"tenant:{name}", f"tenant {name}", _stored_account(kept, f"tenant:{name}"))
+        row = kept.tenants.get(name)
         if row is not None:
             limits = changes.tenant_limits_of_row(row)
             _limit_scope(scope, limits, self._tick_ns())
             if limits.rate is not None:
                 # Nobody knows what went before the start: empty then, and filling since.
                 scope.bucket = Bucket.empty_at(limits.rate, self._started_tick_ns)
-        return self._tenants.setdefault(name, scope)
-
-    async def _account(self, scope: str) -> Account:
-        account = Account()
-        for day, nano, requests in await self._read(queries.balances(self._database.reader, scope)):
-            account.post(day, nano)
-            account.requests[day] = requests
-        return account
+        self._tenants[name] = scope
+        return scope
 
     async def _read(self, reading: Awaitable[T]) -> T:
         try:
@@ -344,7 +351,7 @@ class Vault:
         if terms.parent is not None and terms.parent.expires_ns is not None:
             grant.expires_ns = min(grant.expires_ns or terms.parent.expires_ns, terms.parent.expires_ns)
         # In memory first: a revocation of its parent or tenant, meanwhile, must find it.
-        self._enter(grant)
+        self._roster.add(grant)
         statements: list[Statement] = [
             *changes.key_issued(grant, terms.limits, terms.said, override=terms.override),
             changes.noted(now_ns, actor, "key.issue", grant.key_id, _birth(grant)),
@@ -354,7 +361,7 @@ class Vault:
         try:
             await self.journal.change(statements)
         except JournalError:
-            del self._by_digest[grant.digest], self._by_no[grant.no]
+            self._roster.remove(grant)
             raise
         return grant, vault_key
 
@@ -381,48 +388,68 @@ class Vault:
         """Stop keys: in memory at once, then on disk.
 
         Returns:
-            The numbers of the keys it stopped, what was derived from them too, and those of all the selected
-            that have calls under way.
+            The numbers of the keys it stopped, what was derived from them too, in no order, and those of all
+            the selected that have calls under way.
 
         Raises:
             JournalError: they are stopped until a restart, but that is not durable yet.
         """
         now_ns = self.now_ns()
         self._revoking.add(selection)
-        reached = [
-            grant
-            for grant in self._by_no.values()
-            if selection.reaches(grant) and (grant.no in selection.numbers or not grant.expired(now_ns))
-        ]
-        stopped = {grant.no for grant in reached if grant.revoked_ns is None}
-        # Again for those that only memory knows of: a retry after a failure must make them durable.
-        numbers = {grant.no for grant in reached}
-        for grant in reached:
-            if grant.revoked_ns is None:
-                grant.revoked_ns = now_ns
-        chosen: list[int] = list(selection.numbers)
-        if not chosen:
-            wanted = queries.KeyFilter(tenant=selection.tenant, labels=_labels(selection.label))
-            chosen = await self._read(queries.key_numbers(self._database.reader, wanted))
-        stored = await self._read(queries.family(self._database.reader, chosen, now_ns))
-        stopped |= set(stored) - numbers
-        for number in stored:
-            late = self._by_no.get(number)
+        stopped, flying = list[int](), list[Grant]()
+        # Memory is asked again for what had been stopped: a retry after a failure must make it durable.
+        numbers = dict[int, None]()
+        for turn, grant in enumerate(self._reached(selection), start=1):
+            if grant.no in selection.numbers or not grant.expired(now_ns):
+                numbers[grant.no] = None
+                if grant.revoked_ns is None:
+                    grant.revoked_ns = now_ns
+                    stopped.append(grant.no)
+                if grant.in_flight:
+                    flying.append(grant)
+            if turn % _AT_ONCE == 0:
+                await asyncio.sleep(0)  # others are served meanwhile
+        subject = _subject(selection, [self._roster.get(number) for number in selection.numbers])
+        for turn, number in enumerate(await self._stored_family(selection, now_ns), start=1):
+            if number not in numbers:
+                numbers[number] = None
+                stopped.append(number)
+            late = self._roster.get(number)
             if late is not None and late.revoked_ns is None:
                 late.revoked_ns = now_ns  # issued since we looked, but on disk before we stopped it there
-        ordered = sorted(numbers | set(stored))
-        for start in range(0, len(ordered), _REVOKED_AT_ONCE):
-            part = ordered[start : start + _REVOKED_AT_ONCE]
-            statements: list[Statement] = [changes.keys_revoked(now_ns, part)]
-            if start == 0 and stopped:
-                details = {"keys": len(stopped), "tenant": selection.tenant, "label": selection.label}
-                statements.append(
-                    changes.noted(now_ns, actor, "key.revoke", _subject(selection, reached), details)
-                )
-            await self._record_patiently(statements)
+                if late.in_flight:
+                    flying.append(late)
+            if turn % _AT_ONCE == 0:
+                await asyncio.sleep(0)
+        details = {"keys": len(stopped), "tenant": selection.tenant, "label": selection.label}
+        told = [changes.noted(now_ns, actor, "key.revoke", subject, details)] if stopped else []
+        rest = iter(numbers)
+        while part := list(islice(rest, _AT_ONCE)):
+            await self._record_patiently([changes.keys_revoked(now_ns, part), *told])
+            told = []
         # Not waited for: only keys that are being read now could still need it.
         self._done = asyncio.get_running_loop().create_task(self._forget(selection))
-        return sorted(stopped), [grant for grant in reached if grant.in_flight]
+        return stopped, flying
+
+    def _reached(self, selection: Selection) -> Iterator[Grant]:
+        """The grants in memory that it ends, themselves or through an ancestor."""
+        roster = self._roster
+        if selection.all:
+            return iter(list(roster))
+        meant = [grant for number in selection.numbers if (grant := roster.get(number)) is not None]
+        if selection.tenant is not None:
+            meant += roster.of_tenant(selection.tenant)
+        if selection.label is not None:
+            meant += roster.of_label(selection.label)
+        return roster.with_descendants(meant)
+
+    async def _stored_family(self, selection: Selection, now_ns: int) -> Sequence[int]:
+        """The numbers of what it ends on disk."""
+        if selection.numbers:
+            return await self._read(queries.family(self._database.reader, selection.numbers, now_ns))
+        wanted = queries.KeyFilter(tenant=selection.tenant, labels=_labels(selection.label))
+        async with queries.own_reader(self._database.path) as reader:  # nobody waits for a long answer
+            return await self._read(queries.families(reader, wanted, now_ns))
 
     async def _forget(self, selection: Selection) -> None:
         async with self._reading:
@@ -532,7 +559,7 @@ class Vault:
                         )
             await self.journal.change(statements)
             for number, limits in moved.items():
-                grant = self._by_no.get(number)
+                grant = self._roster.get(number)
                 if grant is not None:
                     self._limit(grant, limits)
         for name, text in policies.items():
@@ -665,10 +692,6 @@ class Vault:
         if len(self._objects) > _OBJECTS_MAX:
             self._objects.popitem(last=False)
 
-    def _enter(self, grant: Grant) -> None:
-        self._by_digest[grant.digest] = grant
-        self._by_no[grant.no] = grant
-
     def _grant(
         self,
         number: int,
@@ -744,18 +767,25 @@ def _labels(label: str | None) -> tuple[str, ...]:
     return () if label is None else (label,)
 
 
-def _subject(selection: Selection, reached: list[Grant]) -> str:
+def _subject(selection: Selection, named: list[Grant | None]) -> str:
     if selection.tenant is not None:
         return f"tenant:{selection.tenant}"
     if selection.label is not None:
         return selection.label
     if selection.all:
         return "all"
-    named = [grant.key_id for grant in reached if grant.no in selection.numbers]
-    return named[0] if len(named) == 1 else f"{len(named)} keys"
+    return named[0].key_id if len(named) == 1 and named[0] is not None else f"{len(named)} keys"
 
 
-def _stored_hold(row: dict[str, Any], grant: Grant) -> Hold:
+def _stored_account(kept: Kept, scope: str) -> Account:
+    account = Account()
+    for day, nano, requests in kept.balances.get(scope, ()):
+        account.post(day, nano)
+        account.requests[day] = requests
+    return account
+
+
+def _stored_hold(row: Mapping[str, Any], grant: Grant) -> Hold:
     call = CallRow(row["call_id"], row["ts_ns"], key_no=grant.no)
     call.no, call.amount_nano = row["no"], row["amount_nano"]
     # What it says of its end already stays, when a retry ends it otherwise.

@@ -4,7 +4,9 @@ What must stay true: a change is durable when its handler returns; an agent lear
 nothing of anyone else's; the vault key itself is in one answer, once.
 """
 
-from collections.abc import Awaitable, Callable, Iterable
+import asyncio
+import sqlite3
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import TypeVar
@@ -30,9 +32,11 @@ from kbctld.store.journal import JournalError
 from kbctld.vault import Selection, TooManyKeysError, Vault
 
 T = TypeVar("T")
+Keys = list[wire.Key]
 
 STATUSES = ("active", "paused", "frozen", "revoked", "expired", "all")
 _SHOWN_MAX = 1000
+_SHOWN_AT_ONCE = 200
 
 
 @dataclass(slots=True)
@@ -275,15 +279,14 @@ class KeyHandlers:
         found = list[Grant]()
         more: int | None = None
         while True:
-            rows = await self._read(queries.keys(self.vault.journal.database.reader, wanted))
-            for row in rows:
-                grant = await self.vault.view(row)
+            numbers = await self._numbers(wanted)
+            for grant in await self._read(self.vault.views(numbers)):
                 if status in ("all", grant.status(now_ns)):
                     found.append(grant)
-            if len(rows) == limit:
-                more = rows[-1]["no"]
+            if len(numbers) == limit:
+                more = numbers[-1]
             # An ancestor decides too, which the database can't tell: look on until the page is full.
-            if len(rows) < limit or len(found) >= limit:
+            if len(numbers) < limit or len(found) >= limit:
                 break
             wanted = replace(wanted, before_no=more)
             more = None
@@ -293,7 +296,7 @@ class KeyHandlers:
         fields: tuple[tuple[bytes, bytes], ...] = ()
         if more is not None:
             fields = ((b"Link", f'<{next_page("/vault/keys", ask, more)}>; rel="next"'.encode()),)
-        return Reply(wire.KeyList(keys=[self.key(grant) for grant in found]), fields=fields)
+        return Reply(wire.KeyList(keys=await self._shown(found)), fields=fields)
 
     async def show(self, ask: Ask) -> Reply:
         return Reply(self.key(await self.named(ask.parameters[0])))
@@ -302,9 +305,9 @@ class KeyHandlers:
         return Reply(await self._tree(await self.named(ask.parameters[0])))
 
     async def _tree(self, grant: Grant) -> wire.KeyTree:
-        wanted = queries.KeyFilter(parent_no=grant.no)
-        rows = await self._read(queries.keys(self.vault.journal.database.reader, wanted))
-        children = [await self._tree(await self.vault.view(row)) for row in reversed(rows)]
+        numbers = await self._numbers(queries.KeyFilter(parent_no=grant.no))
+        views = await self._read(self.vault.views(numbers[::-1]))
+        children = [await self._tree(child) for child in views]
         return wire.KeyTree(key=self.key(grant), children=children)
 
     async def whoami(self, head: Head) -> Reply:
@@ -368,17 +371,15 @@ class KeyHandlers:
                 tenant=request.tenant, labels=(request.label,) if request.label else ()
             )
             await self.vault.journal.barrier()
-            if not await self._read(
-                queries.keys(self.vault.journal.database.reader, replace(wanted, limit=1))
-            ):
+            if not await self._numbers(replace(wanted, limit=1)):
                 raise KbctlError("key_unknown", "no key fits that", "kbctl keys --status all", Exit.NOT_FOUND)
         return await self._revoke(selection, ask, abort=bool(request.abort))
 
     async def _revoke(self, selection: Selection, ask: Ask, *, abort: bool) -> Reply:
         before = set[str]()
         if selection.numbers:
-            rows = await self._read(queries.keys_by_no(self.vault.journal.database.reader, selection.numbers))
-            before = {row["key_id"] for row in rows if (await self.vault.view(row)).revoked_ns is not None}
+            named = await self._read(self.vault.views([*selection.numbers]))
+            before = {grant.key_id for grant in named if grant.revoked_ns is not None}
         try:
             stopped, flying = await self.vault.revoke(selection, ask.actor)
         except JournalError as error:
@@ -390,10 +391,10 @@ class KeyHandlers:
         in_flight = sum(grant.in_flight for grant in flying)
         in_flight_nano = sum(grant.in_flight_nano for grant in flying)
         aborted = self.cut(flying) if abort else 0
-        rows = await self._read(queries.keys_by_no(self.vault.journal.database.reader, stopped[:_SHOWN_MAX]))
+        views = await self._read(self.vault.views(sorted(stopped[:_SHOWN_MAX])))
         return Reply(
             wire.RevokeReply(
-                revoked=[self.key(await self.vault.view(row)) for row in rows],
+                revoked=await self._shown(views),
                 revoked_count=len(stopped),
                 already=sorted(before),
                 in_flight=in_flight,
@@ -446,6 +447,23 @@ class KeyHandlers:
             return await reading
         except JournalError as error:
             raise unrecorded(error) from None
+
+    async def _numbers(self, wanted: queries.KeyFilter) -> Sequence[int]:
+        """A page of keys, newest first, read where no call waits for it: a filter may look at every key."""
+        try:
+            async with queries.own_reader(self.vault.journal.database.path) as reader:
+                return await queries.page_of_keys(reader, wanted)
+        except sqlite3.Error as error:
+            raise unrecorded(JournalError(f"the database can't be read: {error}")) from None
+
+    async def _shown(self, grants: Sequence[Grant]) -> Keys:
+        """Keys as they are shown; others are served meanwhile."""
+        shown = []
+        for turn, grant in enumerate(grants, start=1):
+            shown.append(self.key(grant))
+            if turn % _SHOWN_AT_ONCE == 0:
+                await asyncio.sleep(0)
+        return shown
 
     def key(self, grant: Grant) -> wire.Key:
         """A key as it is shown."""

@@ -99,7 +99,6 @@ async def open_database(path: Path, anchor_path: Path, *, accept_rollback: bool)
 async def _open_reader(path: Path) -> aiosqlite.Connection:
     """A connection that only reads; it sees the mode that the file is in, whatever the writer believes."""
     reader = await aiosqlite.connect(f"{path.as_uri()}?mode=ro", uri=True)
-    reader.row_factory = sqlite3.Row
     try:
         await reader.execute("PRAGMA query_only = ON")
         # SQLite swallows an I/O error on the way to WAL: the writer then says "wal" all the same.

@@ -7,6 +7,7 @@ open across an await of somebody else's.
 
 import json
 import sqlite3
+from array import array
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from kbctld.core.cost import Remembered
 from kbctld.core.grant import label_segments
 from kbctld.core.ledger import NS_PER_DAY
 from kbctld.core.money import usd_from_nano
+from kbctld.store.database import in_one_go
 
 LIMIT_MAX = 1000
 
@@ -60,20 +62,12 @@ Row = dict[str, Any]
 
 
 async def _rows(reader: aiosqlite.Connection, sql: str, values: Sequence[Any] = ()) -> list[Row]:
-    # In one go: every step of a cursor would be a trip to the reader's thread and back.
-    return [dict(row) for row in await reader.execute_fetchall(sql, values)]
+    def read(connection: sqlite3.Connection) -> list[Row]:
+        cursor = connection.execute(sql, values)
+        names = [column[0] for column in cursor.description]
+        return [dict(zip(names, row, strict=True)) for row in cursor]
 
-
-async def key_by_digest(reader: aiosqlite.Connection, digest: bytes) -> Row | None:
-    """The key with this digest."""
-    found = await _rows(reader, "SELECT * FROM vault_key WHERE digest = ?", (digest,))
-    return found[0] if found else None
-
-
-async def key_by_no(reader: aiosqlite.Connection, no: int) -> Row | None:
-    """The key with this number."""
-    found = await _rows(reader, "SELECT * FROM vault_key WHERE no = ?", (no,))
-    return found[0] if found else None
+    return await in_one_go(reader, read)
 
 
 async def keys_named(reader: aiosqlite.Connection, beginning: str) -> list[int]:
@@ -152,6 +146,13 @@ async def keys(reader: aiosqlite.Connection, wanted: KeyFilter) -> list[Row]:
     return await _rows(reader, sql, (*values, wanted.limit))
 
 
+async def page_of_keys(reader: aiosqlite.Connection, wanted: KeyFilter) -> list[int]:
+    """The numbers of a page, newest first."""
+    conditions, values = _key_conditions(wanted)
+    sql = f"SELECT no FROM vault_key WHERE {conditions} ORDER BY no DESC LIMIT ?"  # noqa: S608
+    return [row["no"] for row in await _rows(reader, sql, (*values, wanted.limit))]
+
+
 async def count_keys(reader: aiosqlite.Connection, wanted: KeyFilter) -> int:
     """How many there are."""
     conditions, values = _key_conditions(wanted)
@@ -166,30 +167,32 @@ async def key_numbers(reader: aiosqlite.Connection, wanted: KeyFilter) -> list[i
     return [row["no"] for row in found]
 
 
+_FAMILY = """
+    WITH RECURSIVE member (no) AS (
+        {seeds}
+        UNION
+        SELECT child.no FROM vault_key AS child JOIN member ON child.parent_no = member.no
+    )
+    SELECT member.no FROM member JOIN vault_key AS k ON k.no = member.no
+    WHERE k.revoked_ns IS NULL AND (k.expires_ns IS NULL OR k.expires_ns > ?)
+"""
+
+
 async def family(reader: aiosqlite.Connection, numbers: Iterable[int], now_ns: int) -> list[int]:
     """The numbers of these keys, and of all derived from any of them, that are not revoked or expired."""
-    sql = """
-        WITH RECURSIVE member (no) AS (
-            SELECT value FROM json_each(?)
-            UNION
-            SELECT child.no FROM vault_key AS child JOIN member ON child.parent_no = member.no
-        )
-        SELECT member.no FROM member JOIN vault_key AS k ON k.no = member.no
-        WHERE k.revoked_ns IS NULL AND (k.expires_ns IS NULL OR k.expires_ns > ?)
-    """
+    sql = _FAMILY.format(seeds="SELECT value FROM json_each(?)")
     return [row["no"] for row in await _rows(reader, sql, (json.dumps(list(numbers)), now_ns))]
 
 
-async def keys_by_no(reader: aiosqlite.Connection, numbers: Iterable[int]) -> list[Row]:
-    """These keys."""
-    sql = "SELECT * FROM vault_key WHERE no IN (SELECT value FROM json_each(?)) ORDER BY no"
-    return await _rows(reader, sql, (json.dumps(list(numbers)),))
+async def families(reader: aiosqlite.Connection, wanted: KeyFilter, now_ns: int) -> "array[int]":
+    """The same of all keys that match; there may be very many."""
+    conditions, values = _key_conditions(wanted)
+    sql = _FAMILY.format(seeds=f"SELECT no FROM vault_key WHERE {conditions}")  # noqa: S608
 
+    def read(connection: sqlite3.Connection) -> "array[int]":
+        return array("q", (row[0] for row in connection.execute(sql, (*values, now_ns))))
 
-async def balances(reader: aiosqlite.Connection, scope: str) -> list[tuple[int, int, int]]:
-    """``(day, posted_nano, requests)`` of every day of a scope."""
-    found = await _rows(reader, "SELECT day, posted_nano, requests FROM balance WHERE scope = ?", (scope,))
-    return [(row["day"], row["posted_nano"], row["requests"]) for row in found]
+    return await in_one_go(reader, read)
 
 
 async def last_key_no(reader: aiosqlite.Connection) -> int:
@@ -207,28 +210,34 @@ async def keys_with_open_holds(reader: aiosqlite.Connection) -> list[int]:
 _SLACK_NS = 3_600_000_000_000
 
 
+_REMEMBERED = """
+    no, call_id, ts_ns, key_no, amount_nano, outcome, request_digest, replay_digest,
+    status, reason, vendor_request_id, latency_us, upstream_us
+"""
+# Two halves, each by its own index. The second goes down the key's calls from the newest and ends at the
+# first that is far too old, however long the key has lived: rows are all but in the order of their times.
+CALLS_TO_REMEMBER = f"""
+    SELECT {_REMEMBERED} FROM call INDEXED BY call_open
+    WHERE {_OPEN} AND key_no = ?1 AND replay_of IS NULL AND policy_check_result = 'allowed'
+    UNION ALL
+    SELECT {_REMEMBERED} FROM call INDEXED BY call_key
+    WHERE key_no = ?1 AND no > coalesce(
+        (SELECT no FROM call INDEXED BY call_key
+         WHERE key_no = ?1 AND ts_ns < ?3 ORDER BY no DESC LIMIT 1),
+        0
+    ) AND ts_ns >= ?2 AND outcome = 'posted' AND replay_digest IS NOT NULL AND replay_of IS NULL
+        AND policy_check_result = 'allowed'
+    ORDER BY no
+"""  # noqa: S608
+
+
+def values_to_remember(key_no: int, since_ns: int) -> tuple[int, int, int]:
+    return key_no, since_ns, since_ns - _SLACK_NS
+
+
 async def calls_to_remember(reader: aiosqlite.Connection, key_no: int, since_ns: int) -> list[Row]:
     """A key's open holds of any age, and its posted calls since then, which may be retried; oldest first."""
-    columns = (
-        "no, call_id, ts_ns, key_no, amount_nano, outcome, request_digest, replay_digest,"
-        " status, reason, vendor_request_id, latency_us, upstream_us"
-    )
-    # Two halves, each by its own index. The second goes down the key's calls from the newest and ends at the
-    # first that is far too old, however long the key has lived: rows are all but in the order of their times.
-    sql = f"""
-        SELECT {columns} FROM call INDEXED BY call_open
-        WHERE {_OPEN} AND key_no = ?1 AND replay_of IS NULL AND policy_check_result = 'allowed'
-        UNION ALL
-        SELECT {columns} FROM call INDEXED BY call_key
-        WHERE key_no = ?1 AND no > coalesce(
-            (SELECT no FROM call INDEXED BY call_key
-             WHERE key_no = ?1 AND ts_ns < ?3 ORDER BY no DESC LIMIT 1),
-            0
-        ) AND ts_ns >= ?2 AND outcome = 'posted' AND replay_digest IS NOT NULL AND replay_of IS NULL
-            AND policy_check_result = 'allowed'
-        ORDER BY no
-    """  # noqa: S608
-    return await _rows(reader, sql, (key_no, since_ns, since_ns - _SLACK_NS))
+    return await _rows(reader, CALLS_TO_REMEMBER, values_to_remember(key_no, since_ns))
 
 
 async def highest_ns(reader: aiosqlite.Connection) -> int:
@@ -249,17 +258,17 @@ async def policies(reader: aiosqlite.Connection) -> dict[str, str]:
     return {row["name"]: row["limits"] for row in await _rows(reader, "SELECT * FROM policy ORDER BY name")}
 
 
-async def tenant(reader: aiosqlite.Connection, name: str) -> Row | None:
-    """The limits of a tenant, where it has any."""
-    found = await _rows(reader, "SELECT * FROM tenant WHERE name = ?", (name,))
-    return found[0] if found else None
-
-
 async def tenant_names(reader: aiosqlite.Connection) -> list[str]:
     """Every tenant that has limits or a key."""
+    # From one to the next by the index: a tenant may have very many keys.
     sql = """
-        SELECT name FROM tenant
-        UNION SELECT DISTINCT tenant FROM vault_key WHERE tenant IS NOT NULL ORDER BY 1
+        WITH RECURSIVE holder (name) AS (
+            SELECT min(tenant) FROM vault_key WHERE tenant IS NOT NULL
+            UNION ALL
+            SELECT (SELECT min(tenant) FROM vault_key WHERE tenant > holder.name)
+            FROM holder WHERE holder.name IS NOT NULL
+        )
+        SELECT name FROM tenant UNION SELECT name FROM holder WHERE name IS NOT NULL ORDER BY 1
     """
     return [row["name"] for row in await _rows(reader, sql)]
 
@@ -491,7 +500,6 @@ async def spend(reader: aiosqlite.Connection, by: str, from_ns: int, to_ns: int)
 async def own_reader(path: Path) -> AsyncIterator[aiosqlite.Connection]:
     """A connection for one long report, so that calls under way don't wait for it."""
     reader = await aiosqlite.connect(f"{path.as_uri()}?mode=ro", uri=True)
-    reader.row_factory = sqlite3.Row
     try:
         yield reader
     finally:
