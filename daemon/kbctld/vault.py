@@ -101,6 +101,10 @@ class Selection:
         """Whether it ends this key, itself or through an ancestor."""
         return any(self.means(holder) for holder in grant.lineage)
 
+    def stops(self, grant: Grant, now_ns: int) -> bool:
+        """Whether it is to be recorded of this key; one that has expired is left as it is, unless named."""
+        return self.reaches(grant) and (grant.no in self.numbers or not grant.expired(now_ns))
+
 
 class TooManyKeysError(Exception):
     """A key has as many descendants, or ancestors, as any may have."""
@@ -286,9 +290,10 @@ class Vault:
         return grant
 
     def _keep(self, grant: Grant, calls: Iterable[Mapping[str, Any]]) -> None:
+        now_ns = self.now_ns()
         for selection in self._revoking:
-            if grant.revoked_ns is None and selection.reaches(grant):
-                grant.revoked_ns = self.now_ns()  # its row was read before the revocation was on disk
+            if grant.revoked_ns is None and selection.stops(grant, now_ns):
+                grant.revoked_ns = now_ns  # its row was read before the revocation was on disk
         self._roster.add(grant)
         for call in calls:
             hold = _stored_hold(call, grant)
@@ -400,7 +405,7 @@ class Vault:
         # Memory is asked again for what had been stopped: a retry after a failure must make it durable.
         numbers = dict[int, None]()
         for turn, grant in enumerate(self._reached(selection), start=1):
-            if grant.no in selection.numbers or not grant.expired(now_ns):
+            if selection.stops(grant, now_ns):
                 numbers[grant.no] = None
                 if grant.revoked_ns is None:
                     grant.revoked_ns = now_ns
