@@ -479,7 +479,8 @@ class Vault:
             JournalError: it could not be recorded; a pause holds until a restart all the same.
         """
         if why is not None:
-            grant.paused = why
+            grant.paused, grant.pauses = why, grant.pauses + 1
+        pauses = grant.pauses
         action = "key.resume" if why is None else "key.pause"
         await self._record_patiently(
             [
@@ -487,7 +488,7 @@ class Vault:
                 changes.noted(self.now_ns(), actor, action, grant.key_id, {}),
             ]
         )
-        if why is None:
+        if why is None and grant.pauses == pauses:  # else it was paused again meanwhile, and recorded later
             grant.paused = None
             if grant.scope.guard is not None:
                 grant.scope.set_loop(None)

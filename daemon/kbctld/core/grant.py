@@ -60,6 +60,8 @@ class Grant:
     """Why the key was stopped by us; None while it isn't."""
     paused: str | None = None
     """Why the key is paused, by an operator or by its loop guard; None while it isn't."""
+    pauses: int = 0
+    """How often an operator has paused it since it was read."""
     in_flight: int = 0
     """Calls that the vendor is working on now."""
     in_flight_nano: int = 0
