@@ -1,4 +1,4 @@
-"""A stage for the tests of keys: a daemon, vendors that remember every byte, agents on kept-alive connections.
+"""A stage for the tests of keys: a daemon, vendors that remember every byte, agents that stay connected.
 
 What must stay true: an agent's connection is never replaced behind a test's back; a vendor remembers a
 request before it answers it; waiting is for an event, with an end.

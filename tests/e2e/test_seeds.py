@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.scene import Scene, said
+from tests.e2e.scene import FORM, Scene, said
 from tests.e2e.support import SECRET, Kbctl, PretendStripe, new_home, pretend_stripe
 
 PLAN_CAPS = {"starter": 500, "growth": 5000, "enterprise": 50000}
@@ -237,7 +237,7 @@ class Platform(Scene):
         self.stripe = stripe_server
         self.token = kbctl("token", "create", "--scope", "issue").strip()
 
-    def run(self, program: str, *, token: bool = True, **job: Any) -> dict[str, Any]:
+    def run(self, program: str, job: dict[str, Any], *, token: bool = True) -> dict[str, Any]:
         """Run a program as its own process; its report. A traceback fails the test."""
         done = subprocess.run(
             [sys.executable, "-c", BEGIN + program + END],
@@ -258,7 +258,8 @@ class Platform(Scene):
 
     def bill(self, tenant: str, plan: str = "starter", customers: int = 2) -> dict[str, Any]:
         """The published run over so many customers at $120 each."""
-        return self.run(BILLING_RUN, tenant=tenant, plan=plan, customers=people(tenant, customers))
+        job = {"tenant": tenant, "plan": plan, "customers": people(tenant, customers)}
+        return self.run(BILLING_RUN, job)
 
     def customer(self) -> str:
         """The id of a customer that the vendor knows."""
@@ -302,7 +303,7 @@ def test_control_the_shared_real_key_charges_everybody(platform: Platform) -> No
     """The same customers with the one real key: nothing stops the run at any tier's cap."""
     before = platform.stripe.authorised_cents()
     job = {"secret": SECRET, "base": platform.stripe.url, "customers": people("naive", 10)}
-    assert platform.run(NAIVE_RUN, **job)["charged"] == 10
+    assert platform.run(NAIVE_RUN, job)["charged"] == 10
     assert platform.stripe.authorised_cents() - before == 120_000 > PLAN_CAPS["starter"] * 100
 
 
@@ -372,7 +373,7 @@ def test_F3_one_tenant_is_looked_up_and_revoked_and_the_others_go_on(platform: P
     keys = {tenant: platform.bill(tenant)["key"] for tenant in ("ra", "rb", "rc", "rd", "ra2")}
     vault_keys = {tenant: key["vault_key"] for tenant, key in keys.items()}
 
-    report = platform.run(REVOKE_ONE, tenant_a="ra", keys=vault_keys)
+    report = platform.run(REVOKE_ONE, {"tenant_a": "ra", "keys": vault_keys})
 
     assert set(report["before"].values()) == {"charged"}
     assert [key["key_id"] for key in report["found"]] == [keys["ra"]["key_id"]]
@@ -416,9 +417,14 @@ def audited(platform: Platform) -> Platform:
     return platform
 
 
+def of_tenant(audited: Platform, tenant: str, window: dict[str, str]) -> list[dict[str, Any]]:
+    """What the published audit query gives."""
+    return list(audited.run(AUDIT_OF_ONE, {"tenant_a": tenant, **window})["rows"])
+
+
 def test_T1_the_audit_of_a_tenant_has_no_other_tenant_s_rows(audited: Platform) -> None:
     """Every row of A's, of the keys derived from A's too, and none of b's, a2's or xa's."""
-    rows = audited.run(AUDIT_OF_ONE, tenant_a="a", **today())["rows"]
+    rows = of_tenant(audited, "a", today())
 
     assert {row["tenant"] for row in rows} == {"a"}
     assert {row["metadata"]["tenant_id"] for row in rows} == {"a"}
@@ -434,7 +440,7 @@ def test_T1_the_audit_of_a_tenant_has_no_other_tenant_s_rows(audited: Platform) 
         assert (row["amount_usd"] > 0) is allowed
         assert bool(row["stripe_request_id"]) is allowed
     for other in ("a2", "b", "xa"):
-        mine = audited.run(AUDIT_OF_ONE, tenant_a=other, **today())["rows"]
+        mine = of_tenant(audited, other, today())
         assert len(mine) == 6
         assert not {row["call_id"] for row in mine} & {row["call_id"] for row in rows}
 
@@ -447,15 +453,15 @@ def test_T1_control_a_filter_on_the_text_would_mix_them(audited: Platform) -> No
 
 def test_the_audit_s_window_and_vendor_narrow(audited: Platform) -> None:
     """`from` is within, `to` is not; another window and another vendor have no rows."""
-    rows = audited.run(AUDIT_OF_ONE, tenant_a="b", **today())["rows"]
+    rows = of_tenant(audited, "b", today())
     newest = rows[0]["timestamp"]
     at = {"from": newest, "to": today()["to"]}
-    assert audited.run(AUDIT_OF_ONE, tenant_a="b", **at)["rows"] == rows[:1]
+    assert of_tenant(audited, "b", at) == rows[:1]
     until_then = {"from": today()["from"], "to": newest}
-    assert audited.run(AUDIT_OF_ONE, tenant_a="b", **until_then)["rows"] == rows[1:]
+    assert of_tenant(audited, "b", until_then) == rows[1:]
     june = {"from": "2026-06-01T00:00:00Z", "to": "2026-06-02T00:00:00Z"}
-    assert audited.run(AUDIT_OF_ONE, tenant_a="b", **june)["rows"] == []
-    assert audited.run(AUDIT_OF_ONE, tenant_a="b", vendor="twilio", **today())["rows"] == []
+    assert of_tenant(audited, "b", june) == []
+    assert of_tenant(audited, "b", {**today(), "vendor": "twilio"}) == []
 
 
 # --- one key per agent ------------------------------------------------------------------------------------
@@ -533,7 +539,7 @@ def test_each_agent_does_what_its_policy_lists_and_nothing_else(platform: Platfo
     job = {"customer": platform.customer(), "keys": {**vault_keys, "setup": platform.issue()["vault_key"]}}
     before = dict(platform.stripe.book()["calls"])
 
-    report = platform.run(TWO_AGENTS, **job)
+    report = platform.run(TWO_AGENTS, job)
 
     for role, agent in AGENTS.items():
         refused = dict.fromkeys(TOOLS - agent["may"], "endpoint_not_allowed")
@@ -572,14 +578,14 @@ def test_a_vault_key_is_worthless_at_the_vendor(platform: Platform) -> None:
     key = platform.issue()
     job = {"secret": key["vault_key"], "base": platform.stripe.url, "customers": people("leak", 1)}
     with pytest.raises(AssertionError, match="AuthenticationError"):
-        platform.run(NAIVE_RUN, **job)
+        platform.run(NAIVE_RUN, job)
 
 
 def test_a_nested_chat_derives_its_own_key_without_any_token(platform: Platform) -> None:
     """$200 of its parent's cap, one endpoint, thirty minutes; its spend is its parent's too."""
     parent = platform.done("POST", "/vault/keys", {**AGENTS["chat-billing"]["policy"], "tenant": "chat"})
 
-    report = platform.run(SUBAGENT, token=False, vault_key=parent["vault_key"])
+    report = platform.run(SUBAGENT, {"vault_key": parent["vault_key"]}, token=False)
 
     assert (report["charged"], report["stopped"]) == (3, "cap_exhausted")
     assert report["refund"] == "endpoint_not_allowed"
@@ -615,7 +621,7 @@ def test_the_published_queries_run_as_written_live_and_on_a_copy(
             assert agent.charge(3000) == "cap_exhausted"
         refund = platform.agent(key).ask("POST", "/v1/refunds", "charge=ch_1&amount=100")
         assert said(refund) == "endpoint_not_allowed"
-        platform.run(CREW_AGENT, vault_key=other["vault_key"])
+        platform.run(CREW_AGENT, {"vault_key": other["vault_key"]}, token=False)
 
     refused = home.json("sql", REFUSED_OF_A_RUN)
     of_agent = home.json("sql", CALLS_OF_AN_AGENT)
