@@ -346,14 +346,14 @@ def _names(request: wire.IssueRequest, parent: Grant | None) -> tuple[str, str |
         if tenant != parent.tenant:
             raise HttpError(403, "wider_than_parent", "`tenant` is another than the parent's", "leave it out")
     from_label = [segment[7:] for segment in label_segments(label) if segment.startswith("tenant:")]
+    if parent is not None and any(name != parent.tenant for name in from_label):
+        raise HttpError(
+            403, "wider_than_parent", "`agent_run_label` names another tenant than the parent's", "leave it out"
+        )
     if len(from_label) > 1:
         raise usage("invalid_request", "`agent_run_label` names more than one tenant")
     if tenant is None and from_label:
         tenant = from_label[0]
-        if parent is not None:
-            raise HttpError(
-                403, "wider_than_parent", "`agent_run_label` names a tenant, and the parent has none", ""
-            )
     if tenant is not None:
         check_tenant(tenant)
         if f"tenant:{tenant}" not in label_segments(label):
