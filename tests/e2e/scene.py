@@ -19,7 +19,7 @@ import httpx
 
 from tests.e2e.support import SECRET, Kbctl, RawVendor, post
 
-CHARGES = "/v1/payment_intents"
+CHARGES = "/stripe/v1/payment_intents"
 FORM = "application/x-www-form-urlencoded"
 
 MAIL = """

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.scene import FORM, Scene, said
+from tests.e2e.scene import Scene, said
 from tests.e2e.support import SECRET, Kbctl, PretendStripe, new_home, pretend_stripe
 
 PLAN_CAPS = {"starter": 500, "growth": 5000, "enterprise": 50000}

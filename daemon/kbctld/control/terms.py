@@ -371,6 +371,11 @@ def _names(request: wire.IssueRequest, parent: Grant | None) -> tuple[str, str |
             f"`metadata` takes at most {_METADATA_MAX} entries, names to 100 and values to 500 characters",
         )
     if parent is not None:
+        if tenant is None and "tenant_id" in metadata.keys() - parent.metadata.keys():
+            # What keys are looked up by: a tenant's name is not an agent's to take.
+            raise HttpError(
+                403, "wider_than_parent", "`metadata.tenant_id` names a tenant, and the parent has none", ""
+            )
         metadata = {**metadata, **parent.metadata}
     if tenant is not None and metadata.setdefault("tenant_id", tenant) != tenant:
         raise usage("invalid_request", f"`metadata.tenant_id` names another tenant than {tenant!r}")
