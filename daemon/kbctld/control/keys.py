@@ -217,6 +217,14 @@ class KeyHandlers:
             return None if credential is None or parent is not None else (credential.vendor,)
         if not named:
             raise usage("invalid_request", "`vendors` names no vendor")
+        if parent is not None and not set(named) <= set(parent.vendors):
+            # Before anything is said of vendors that the parent does not reach.
+            raise HttpError(
+                403,
+                "wider_than_parent",
+                f"`vendors` is wider than its parent {parent.key_id} allows",
+                "ask for no more than the parent may",
+            )
         for name in named:
             if name not in self.vault.vendors:
                 known = ", ".join(sorted(self.vault.vendors))
