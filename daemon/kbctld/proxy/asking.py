@@ -15,7 +15,7 @@ from urllib.parse import urlencode
 
 from kbctld.core.cost import Remembered, objects_needed
 from kbctld.core.document import Document, DocumentError, read_document
-from kbctld.core.form import Form, FormError, read_form
+from kbctld.core.form import AmbiguousFieldError, Form, FormError, read_form
 from kbctld.core.grant import Grant
 from kbctld.core.policy import Access
 from kbctld.core.policy import Request as Asked
@@ -174,7 +174,8 @@ async def read_request(
         Refused: it can't be read.
     """
     slots = dict(fields)
-    form = _read_form(access, grant, MediaType.of(slots), body or b"")
+    media = MediaType.of(slots)
+    form = _read_form(access, grant, media, body or b"")
     if isinstance(form, Refusal):
         raise Refused(form)
     call.row.metadata = _metadata(grant, access.vendor, form, slots)
@@ -182,8 +183,9 @@ async def read_request(
     if access.operation is not None:
         wanted = objects_needed(access.operation, form, access.parameters)
         known = await call.vault.recall(access.vendor.name, credential.name, wanted)
-    if grant.stamp and access.operation is not None and access.operation.stamps:
-        body = allowed(_stamped(grant, access, form, slots, body or b""))
+    stamped = any(holder.stamp for holder in grant.lineage)
+    if stamped and access.operation is not None and access.operation.stamps:
+        body = allowed(_stamped(grant, access, media, form, slots, body or b""))
     streams = body is None and head.has_body  # what has streamed by can't be compared with a retry
     replay = None if streams else allowed(_replay_digest(call, grant, access, credential, slots))
     guarded = any(holder.scope.guard is not None for holder in grant.lineage)
@@ -277,21 +279,32 @@ def _read_form(access: Access, grant: Grant, media: MediaType, body: bytes) -> B
 
 
 def _stamped(
-    grant: Grant, access: Access, form: Body, slots: Mapping[bytes, bytes], body: bytes
+    grant: Grant, access: Access, media: MediaType, form: Body, slots: Mapping[bytes, bytes], body: bytes
 ) -> bytes | Refusal:
     """The body with the key's id and the run's in the vendor's own metadata, whoever wrote the agent."""
+    if media.kind != _FORM:  # an empty body may come without a type; ours must be read
+        return Refusal(
+            Code.UNSUPPORTED_BODY,
+            f"{access.title} is stamped by the proxy, and so takes a body of type {_FORM.decode()}",
+            "send that Content-Type, even with an empty body",
+        )
     field = access.vendor.file.metadata_field
-    marks = {"kbctl_key_id": grant.key_id}
-    run_id = grant.metadata.get("agent_run_id") or slots.get(b"x-agent-run-id", b"").decode("latin-1")
-    if run_id:
-        marks["agent_run_id"] = run_id[:500]
-    said = form.object(field or "")
+    run_id = grant.metadata.get("agent_run_id")
+    marks = {"kbctl_key_id": grant.key_id, **({"agent_run_id": run_id} if run_id else {})}
     pairs = []
     for name, value in marks.items():
-        if name == "kbctl_key_id" and name in said:
+        try:
+            said = form.values(f"{field}.{name}")
+            stray = access.target.form.values(f"{field}.{name}")
+        except AmbiguousFieldError:
+            said = stray = ("in more than one reading",)
+        if stray is not None or (said is not None and (name == "kbctl_key_id" or said != (value,))):
             return Refusal(Code.AMBIGUOUS_REQUEST, f"{field}[{name}] is written by the proxy", "leave it out")
-        if name not in said:
+        if said is None:
             pairs.append((f"{field}[{name}]", value))
+    told = slots.get(b"x-agent-run-id", b"").decode("latin-1")
+    if told and not run_id and "agent_run_id" not in form.object(field or ""):
+        pairs.append((f"{field}[agent_run_id]", told[:500]))
     return b"&".join([*([body] if body else []), urlencode(pairs).encode()])
 
 
