@@ -35,9 +35,11 @@ from kbctld.core.ledger import Attempt, Hold, Ledger, Outcome, Scope, Verdict, d
 from kbctld.core.limits import Limits
 from kbctld.core.policy import Access, Permit, Request
 from kbctld.core.refusal import Code, Refusal
+from kbctld.store.changes import limits_of_row
 from kbctld.store.database import open_database
 from kbctld.store.journal import CallRow, Statement
-from kbctld.vault import DEPTH_MAX, Selection, Terms, TooManyKeysError, Vault, stored_limits
+from kbctld.store.kept import Kept
+from kbctld.vault import DEPTH_MAX, Selection, Terms, TooManyKeysError, Vault
 from tests.core.support import access
 from tests.daemon.support import RATES, STRIPE, USD, Clock, crash_copy
 from tests.support.loop import run
@@ -602,7 +604,7 @@ class Life:
         text = wire.encode(said_on_wire(caps)).decode()
 
         def push(row: dict[str, Any]) -> Limits:
-            return pushed(row, caps, self.vault.vendors, stored_limits(row))
+            return pushed(row, caps, self.vault.vendors, limits_of_row(row))
 
         now_ns = self.vault.now_ns()
         changed = await self.vault.set_policies({name: text}, push if live else None, "tester")
@@ -892,9 +894,9 @@ class RevokesInMemory(Vault):
 class TwoScopes(Vault):
     """A tenant of its own for every key."""
 
-    async def _tenant(self, name: str) -> Scope:
+    def _tenant(self, name: str, kept: Kept) -> Scope:
         self._tenants.pop(name, None)
-        return await super()._tenant(name)
+        return super()._tenant(name, kept)
 
 
 @pytest.mark.parametrize(

@@ -134,7 +134,7 @@ def family() -> Iterator[Family]:
         made.mail.close()
 
 
-# --- issuing ------------------------------------------------------------------------------------------------
+# --- issuing ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("asker", ["agent", "operator"])
@@ -250,7 +250,7 @@ def test_eight_ancestors_are_as_many_as_a_key_may_have(family: Family) -> None:
     assert family.agent(line[-1]).charge(1) == "key_revoked"
 
 
-# --- money ----------------------------------------------------------------------------------------------------
+# --- money ------------------------------------------------------------------------------------------------
 
 
 def test_control_children_s_own_caps_alone_would_overspend(family: Family) -> None:
@@ -302,7 +302,7 @@ def test_a_tenant_s_cap_holds_for_children_and_survives_kill_9(family: Family) -
     assert family.done("GET", "/tenants/killed")["spent_usd"] == 10
 
 
-# --- the end of a parent ------------------------------------------------------------------------------------
+# --- the end of a parent ----------------------------------------------------------------------------------
 
 
 def revoke(family: Family, parent: dict[str, Any]) -> None:
@@ -392,7 +392,7 @@ def test_F3_a_child_derived_while_its_parent_is_revoked_is_revoked_too(family: F
     }
 
 
-# --- a parent that is tightened ----------------------------------------------------------------------------
+# --- a parent that is tightened ---------------------------------------------------------------------------
 
 
 def charge(agent: Agent) -> str:
@@ -469,7 +469,7 @@ def test_a_stamp_that_its_parent_gets_is_the_child_s_too(family: Family) -> None
     assert family.stripe.arrived[-1].form["metadata[kbctl_key_id]"] == child["key_id"]
 
 
-# --- what an agent can ask ------------------------------------------------------------------------------------
+# --- what an agent can ask --------------------------------------------------------------------------------
 
 
 def test_vault_self_is_about_the_asker_and_nobody_else(family: Family) -> None:
@@ -535,7 +535,7 @@ def test_T3_a_vault_key_opens_nothing_else_of_the_operator_api(family: Family) -
     assert family.kbctl.json("status")["state"] == "serving"
 
 
-# --- the tree ---------------------------------------------------------------------------------------------------
+# --- the tree ---------------------------------------------------------------------------------------------
 
 
 def test_the_tree_shows_who_came_from_whom(family: Family) -> None:

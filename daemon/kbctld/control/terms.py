@@ -348,7 +348,10 @@ def _names(request: wire.IssueRequest, parent: Grant | None) -> tuple[str, str |
     from_label = [segment[7:] for segment in label_segments(label) if segment.startswith("tenant:")]
     if parent is not None and any(name != parent.tenant for name in from_label):
         raise HttpError(
-            403, "wider_than_parent", "`agent_run_label` names another tenant than the parent's", "leave it out"
+            403,
+            "wider_than_parent",
+            "`agent_run_label` names another tenant than the parent's",
+            "leave it out",
         )
     if len(from_label) > 1:
         raise usage("invalid_request", "`agent_run_label` names more than one tenant")
