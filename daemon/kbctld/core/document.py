@@ -263,9 +263,9 @@ def _printed(value: Json) -> str | None:
     return json.dumps(value)
 
 
-def _text_of(number: Number) -> dict[str, list[str]]:
-    # Nothing that was sent looks like this: the number 5 is not the text "5".
-    return {"": [number.text]}
+def _text_of(number: Number) -> dict[str, str]:
+    # Nothing that was sent looks like this, because no name holds a control character.
+    return {"\0": number.text}
 
 
 def _fold(text: str) -> str:
