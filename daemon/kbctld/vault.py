@@ -744,7 +744,7 @@ class Vault:
             EntryError: an endpoint entry that can't be read; nothing changed.
             RuleError: a parameter rule that can't be read; nothing changed.
         """
-        # All vendors: a policy's lists may name operations of vendors that this key does not reach.
+        # Of any vendor: a policy or a parent may name operations of more than this key reaches.
         vendors = list(self.vendors.values())
         allow = None if limits.allow is None else tuple(read_entry(text, vendors) for text in limits.allow)
         deny = tuple(read_entry(text, vendors) for text in limits.deny)

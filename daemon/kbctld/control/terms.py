@@ -278,7 +278,9 @@ def pushed(row: Mapping[str, Any], policy: Said, known: Mapping[str, Vendor], be
     said = said_in(wire.decode(row["said"].encode(), wire.Limits), vendors)
     base = merged(policy, Limits())
     limits = replaced(said, base) if row["override"] else tightened(said, base, vendors)
-    return replace(limits, vendors=limits.vendors or before.vendors, lifetime_ns=before.lifetime_ns)
+    # None where neither says; where both do and have none in common, the key reaches nothing.
+    reach = before.vendors if limits.vendors is None else limits.vendors
+    return replace(limits, vendors=reach, lifetime_ns=before.lifetime_ns)
 
 
 def limits_of(grant: Grant, now_ns: int) -> Limits:

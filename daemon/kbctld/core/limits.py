@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
-from kbctld.core.entry import Entry, read_entry
+from kbctld.core.entry import Entry, EntryError, read_entry
 from kbctld.core.pace import Loop, Rate
-from kbctld.core.vendor import Operation, Vendor
+from kbctld.core.vendor import READS, Operation, Vendor
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +77,7 @@ def replaced(said: Said, base: Limits) -> Limits:
 def first_wider(said: Said, base: Limits, vendors: Sequence[Vendor]) -> str | None:
     """The first field that would widen ``base``, by the name people use; None where none would."""
     for name, value in said.items():
-        if name not in ADDING and not _within(name, value, getattr(base, name), vendors):
+        if name not in ADDING and not _within(name, value, base, vendors):
             return WIRE_NAMES[name]
     return None
 
@@ -86,13 +86,10 @@ def tightened(said: Said, base: Limits, vendors: Sequence[Vendor]) -> Limits:
     """``base`` with what was said put over it only where that is no wider."""
     fitting = dict[str, Any]()
     for name, value in said.items():
-        if name in ADDING or _within(name, value, getattr(base, name), vendors):
+        if name in ADDING or _within(name, value, base, vendors):
             fitting[name] = value
         elif name == "allow":
-            known = [read_entry(text, vendors) for text in base.allow or ()]
-            fitting[name] = tuple(
-                text for text in value or () if _allowed_by(read_entry(text, vendors), known, vendors)
-            )
+            fitting[name] = tuple(text for text in value or () if _within(name, (text,), base, vendors))
         elif name == "vendors":
             fitting[name] = tuple(vendor for vendor in value or () if vendor in (base.vendors or ()))
     return merged(fitting, base)
@@ -102,16 +99,17 @@ def _joined(before: Iterable[str], more: Iterable[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys([*before, *more]))
 
 
-def _within(name: str, value: Any, base: Any, vendors: Sequence[Vendor]) -> bool:
+def _within(name: str, value: Any, base: Limits, vendors: Sequence[Vendor]) -> bool:
+    bound = getattr(base, name)
     match name:
         case "allow":
             return _endpoints_within(value, base, vendors)
         case "vendors":
-            return base is None or (value is not None and set(value) <= set(base))
+            return bound is None or (value is not None and set(value) <= set(bound))
         case "stamp":
-            return bool(value) or not base
+            return bool(value) or not bound
         case _:
-            return base is None or (value is not None and _NO_WIDER[name](value, base))
+            return bound is None or (value is not None and _NO_WIDER[name](value, bound))
 
 
 def _rate_within(rate: Rate, base: Rate) -> bool:
@@ -139,48 +137,67 @@ _NO_WIDER: dict[str, Callable[[Any, Any], bool]] = {
 }
 
 
-def _endpoints_within(
-    allow: Sequence[str] | None, base: Sequence[str] | None, vendors: Sequence[Vendor]
-) -> bool:
+def _endpoints_within(allow: Sequence[str] | None, base: Limits, vendors: Sequence[Vendor]) -> bool:
     if allow is None:
-        return base is None
-    entries = [read_entry(text, vendors) for text in allow]
-    if base is None:
-        # No list: everything but privileged operations, which only an exact name reaches.
-        return not any(_privileged(entry, vendors) for entry in entries)
-    known = [read_entry(text, vendors) for text in base]
-    return all(_allowed_by(entry, known, vendors) for entry in entries)
+        return base.allow is None
+    entries = _read(allow, vendors)
+    if base.allow is None:
+        return all(_by_default(entry, base, vendors) for entry in entries)
+    known = _read(base.allow, vendors)
+    return all(any(_covered(entry, each, vendors) for each in known) for entry in entries)
 
 
-def _privileged(entry: Entry, vendors: Sequence[Vendor]) -> bool:
-    return any(operation.privileged for operation in _operations(entry, vendors))
+def _read(texts: Iterable[str], vendors: Sequence[Vendor]) -> list[Entry]:
+    """All that speak of these vendors: the name of another one's operation reaches nothing here."""
+    entries = []
+    for text in texts:
+        try:
+            entries.append(read_entry(text, vendors))
+        except EntryError:
+            continue
+    return entries
+
+
+def _by_default(entry: Entry, base: Limits, vendors: Sequence[Vendor]) -> bool:
+    """Whether every call of ``entry`` is one that a key without a list may make.
+
+    Privileged operations are not, nor are writes whose cost nobody knows. Under a cap those are refused by
+    their price, whatever a list says.
+    """
+    operations = _operations(entry, vendors)
+    if any(operation.privileged for operation in operations):
+        return False
+    if entry.operation is not None or entry.method in READS:
+        return True
+    capped = not (base.daily_cap_nano is base.total_cap_nano is base.call_cap_nano is None)
+    return capped or len(operations) == len(vendors)
 
 
 def _operations(entry: Entry, vendors: Sequence[Vendor]) -> list[Operation]:
-    """The operations that an entry names exactly."""
+    """The operations that an entry names exactly, at most one of each vendor."""
+    if entry.wild:
+        return []
     if entry.operation is not None:
-        found = (vendor.operations.get(entry.operation) for vendor in vendors)
+        found = [vendor.operations.get(entry.operation) for vendor in vendors]
     else:
         path = entry.text.partition(" ")[2]
-        found = (vendor.match(entry.method, path, entry.segments)[0] for vendor in vendors)
-    exact = not entry.rest and "*" not in entry.segments
-    return [operation for operation in found if operation is not None and exact]
-
-
-def _allowed_by(entry: Entry, bases: Sequence[Entry], vendors: Sequence[Vendor]) -> bool:
-    return any(_covered(entry, base, vendors) for base in bases)
+        found = [vendor.match(entry.method, path, entry.segments)[0] for vendor in vendors]
+    return [operation for operation in found if operation is not None]
 
 
 def _covered(entry: Entry, base: Entry, vendors: Sequence[Vendor]) -> bool:
     """Whether every call of ``entry`` is one of ``base``."""
     operations = _operations(entry, vendors)
     if base.operation is not None:
-        return any(operation.name == base.operation for operation in operations)
+        if entry.operation is not None:
+            return entry.operation == base.operation
+        # A path is one of every vendor: with another one it may be something else, or nothing known.
+        return len(operations) == len(vendors) and all(each.name == base.operation for each in operations)
     if base.wild and any(operation.privileged for operation in operations):
         return False
     if entry.operation is None:
         return _pattern_covered(entry, base)
-    return bool(operations) and all(_pattern_covered(_pattern(operation), base) for operation in operations)
+    return all(_pattern_covered(_pattern(operation), base) for operation in operations)
 
 
 def _pattern(operation: Operation) -> Entry:
