@@ -15,9 +15,11 @@ from kbctld.control.keys import next_page, unrecorded
 from kbctld.control.parameters import Moment, Parameter, Text, Whole
 from kbctld.control.routes import Ask, Reply, Route
 from kbctld.control.terms import check_tenant, pushed, said_in, said_on_wire, usage
+from kbctld.core.entry import EntryError
 from kbctld.core.ledger import Scope, day_of
 from kbctld.core.limits import Limits, Said, merged
 from kbctld.core.money import usd_from_nano
+from kbctld.core.rule import RuleError
 from kbctld.store import queries
 from kbctld.store.changes import limits_of_row
 from kbctld.store.journal import JournalError
@@ -154,6 +156,8 @@ class TierHandlers:
 
             try:
                 keys_changed = await self.vault.set_policies(texts, push if request.live else None, actor)
+            except (EntryError, RuleError) as error:
+                raise usage("endpoint_entry", f"a live key can't take it: {error}") from None
             except JournalError as error:
                 raise unrecorded(error) from None
         return wire.PolicyChanges(changes=changes, applied=not request.dry_run, keys_changed=keys_changed)
