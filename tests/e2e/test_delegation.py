@@ -134,7 +134,7 @@ def family() -> Iterator[Family]:
         made.mail.close()
 
 
-# --- issuing ----------------------------------------------------------------------------------------------
+# --- issuing ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("asker", ["agent", "operator"])
@@ -250,7 +250,7 @@ def test_eight_ancestors_are_as_many_as_a_key_may_have(family: Family) -> None:
     assert family.agent(line[-1]).charge(1) == "key_revoked"
 
 
-# --- money ------------------------------------------------------------------------------------------------
+# --- money --------------------------------------------------------------------------------------------
 
 
 def test_control_children_s_own_caps_alone_would_overspend(family: Family) -> None:
@@ -302,7 +302,7 @@ def test_a_tenant_s_cap_holds_for_children_and_survives_kill_9(family: Family) -
     assert family.done("GET", "/tenants/killed")["spent_usd"] == 10
 
 
-# --- the end of a parent ----------------------------------------------------------------------------------
+# --- the end of a parent ------------------------------------------------------------------------------
 
 
 def revoke(family: Family, parent: dict[str, Any]) -> None:
@@ -324,6 +324,28 @@ def freeze(family: Family, parent: dict[str, Any]) -> None:
     until(lambda: family.key(parent)["status"] == "frozen")
 
 
+@pytest.mark.xfail(
+    strict=True,
+    reason="`resume` says that it lets frozen keys go on, prints the status and exits 0; the key stays frozen",
+)
+@pytest.mark.parametrize("stopped", ["itself", "its parent"])
+def test_resume_never_exits_0_without_letting_the_key_go_on(family: Family, stopped: str) -> None:
+    """A frozen key, or one whose parent is paused: it goes on, or the command says that it does not."""
+    parent = family.issue(daily_usd_cap=None)
+    child = family.child(parent)
+    if stopped == "itself":
+        freeze(family, parent)
+        name = parent["key_id"]
+    else:
+        pause(family, parent)
+        name = child["key_id"]
+    try:
+        family.kbctl("resume", name)
+    except AssertionError:
+        return  # it said so
+    assert family.key({"key_id": name})["status"] == "active"
+
+
 @pytest.mark.parametrize(
     ("end", "code", "status"),
     [
@@ -337,7 +359,7 @@ def test_F3_the_end_of_a_parent_ends_the_child_on_its_open_connection(
     family: Family, end: Callable[[Family, dict[str, Any]], None], code: str, status: str
 ) -> None:
     """The next request on a connection that was open all along is refused, and the vendor hears nothing."""
-    top = family.issue(daily_usd_cap=None, expires_in="2s" if end is expire else "1h")
+    top = family.issue(daily_usd_cap=None, expires_in="3s" if end is expire else "1h")
     child = family.child(family.child(top))
     stays = family.issue()
     agent, bystander = family.agent(child), family.agent(stays)
@@ -392,7 +414,7 @@ def test_F3_a_child_derived_while_its_parent_is_revoked_is_revoked_too(family: F
     }
 
 
-# --- a parent that is tightened ---------------------------------------------------------------------------
+# --- a parent that is tightened -----------------------------------------------------------------------
 
 
 def charge(agent: Agent) -> str:
@@ -469,7 +491,7 @@ def test_a_stamp_that_its_parent_gets_is_the_child_s_too(family: Family) -> None
     assert family.stripe.arrived[-1].form["metadata[kbctl_key_id]"] == child["key_id"]
 
 
-# --- what an agent can ask --------------------------------------------------------------------------------
+# --- what an agent can ask ----------------------------------------------------------------------------
 
 
 def test_vault_self_is_about_the_asker_and_nobody_else(family: Family) -> None:
@@ -535,7 +557,7 @@ def test_T3_a_vault_key_opens_nothing_else_of_the_operator_api(family: Family) -
     assert family.kbctl.json("status")["state"] == "serving"
 
 
-# --- the tree ---------------------------------------------------------------------------------------------
+# --- the tree -----------------------------------------------------------------------------------------
 
 
 def test_the_tree_shows_who_came_from_whom(family: Family) -> None:

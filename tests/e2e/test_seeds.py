@@ -404,7 +404,7 @@ def test_the_key_that_the_lookup_finds_first_stops_the_tenant_s_agent(platform: 
     assert agent.charge() == "key_revoked"
 
 
-# --- the audit of one tenant ----------------------------------------------------------------------------
+# --- the audit of one tenant --------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -464,7 +464,7 @@ def test_the_audit_s_window_and_vendor_narrow(audited: Platform) -> None:
     assert of_tenant(audited, "b", {**today(), "vendor": "twilio"}) == []
 
 
-# --- one key per agent ------------------------------------------------------------------------------------
+# --- one key per agent --------------------------------------------------------------------------------
 
 AGENTS: dict[str, dict[str, Any]] = {
     # each role's policy as published, and what the four tools of TWO_AGENTS become with it
@@ -602,7 +602,7 @@ def test_a_nested_chat_derives_its_own_key_without_any_token(platform: Platform)
     assert (change["action"], change["actor"]) == ("key.issue", parent["key_id"])
 
 
-# --- SQL --------------------------------------------------------------------------------------------------
+# --- SQL ----------------------------------------------------------------------------------------------
 
 
 def test_the_published_queries_run_as_written_live_and_on_a_copy(
