@@ -245,7 +245,7 @@ class RevokeReply(Reply, kw_only=True):
     """Durable when this is sent: no later request of these keys is forwarded."""
 
     revoked: list[Key]
-    """What it stopped, derived keys too; the first thousand."""
+    """What it stopped, derived keys too; the first hundred."""
     revoked_count: int = 0
     already: list[str]
     """Key ids that had been revoked before."""

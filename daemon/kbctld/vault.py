@@ -55,6 +55,7 @@ _OBJECTS_MAX = 100_000
 _RETRY_MEMORY_NS = 24 * 3_600_000_000_000
 _AT_ONCE = 2000
 _VIEWED_AT_ONCE = 100
+_KEY_ID_LENGTH = 13
 _LOCKED_RETRY_S = 0.2
 
 
@@ -149,6 +150,8 @@ class Vault:
         self._children: dict[int, int] = {}
         self._revoking: set[Selection] = set()
         self._reading = asyncio.Lock()
+        self._wanted: dict[bytes | int, None] = {}
+        self._fetching: asyncio.Task[None] | None = None
         self._objects: OrderedDict[tuple[str, str, str], Remembered] = OrderedDict()
 
     # --- start and stop -------------------------------------------------------------------------
@@ -160,7 +163,7 @@ class Vault:
         self._clock = Clock(await queries.highest_ns(reader))
         self._last_no = await queries.last_key_no(reader)
         self.policies = await queries.policies(reader)
-        self._enter(await self._kept(numbers=await queries.keys_with_open_holds(reader)))
+        await self._enter(await self._kept((), await queries.keys_with_open_holds(reader)))
 
     async def close(self) -> None:
         await self.journal.close()
@@ -191,11 +194,8 @@ class Vault:
         wanted = digest(vault_key)
         grant = self._roster.find(wanted)
         if grant is None:
-            async with self._reading:
-                grant = self._roster.find(wanted)
-                if grant is None:
-                    self._enter(await self._kept(digest=wanted))
-                    grant = self._roster.find(wanted)
+            await self._read_in(wanted)
+            grant = self._roster.find(wanted)
         return grant if grant is not None and same(grant.digest, wanted) else None
 
     async def named(self, reference: str) -> list[Grant]:
@@ -205,7 +205,11 @@ class Vault:
             return [] if found is None else [found]
         if not reference.startswith("vk_") or len(reference) < 4 or not reference.isascii():
             return []
-        await self.journal.barrier()
+        known = self._roster.named(reference)
+        if known is not None:
+            return [known]
+        if len(reference) < _KEY_ID_LENGTH:
+            await self.journal.barrier()  # one that begins so may be on its way to disk
         numbers = await self._read(queries.keys_named(self._database.reader, reference))
         return [grant for number in numbers[:2] if (grant := await self._by_number(number))]
 
@@ -235,23 +239,44 @@ class Vault:
 
     async def _by_number(self, number: int) -> Grant | None:
         if number not in self._roster:
-            async with self._reading:
-                self._enter(await self._kept(numbers=[number]))
+            await self._read_in(number)
         return self._roster.get(number)
 
-    async def _kept(self, *, digest: bytes | None = None, numbers: Iterable[int] = ()) -> Kept:
-        since_ns = self.now_ns() - _RETRY_MEMORY_NS
-        known = self._roster.__contains__
+    async def _read_in(self, wanted: bytes | int) -> None:
+        """Take in a key, by its digest or number, in one reading with all others that are asked for now."""
+        self._wanted[wanted] = None
+        if self._fetching is None:
+            self._fetching = asyncio.get_running_loop().create_task(self._fetch())
+        await asyncio.shield(self._fetching)
+
+    async def _fetch(self) -> None:
+        async with self._reading:
+            # Who asks from here on is in the next reading.
+            wanted, self._wanted, self._fetching = self._wanted, {}, None
+            await self._enter(
+                await self._kept(
+                    [each for each in wanted if isinstance(each, bytes)],
+                    [each for each in wanted if isinstance(each, int)],
+                )
+            )
+
+    async def _kept(self, digests: Iterable[bytes], numbers: Iterable[int]) -> Kept:
         return await self._read(
             kept_of(
-                self._database.reader, digest=digest, numbers=numbers, known=known, calls_since_ns=since_ns
+                self._database.reader,
+                digests=digests,
+                numbers=numbers,
+                known=self._roster.__contains__,
+                calls_since_ns=self.now_ns() - _RETRY_MEMORY_NS,
             )
         )
 
-    def _enter(self, kept: Kept) -> None:
+    async def _enter(self, kept: Kept) -> None:
         """Take in keys that were read. Nobody else reads any meanwhile: each comes in once."""
-        for number in kept.keys:
+        for turn, number in enumerate(kept.keys, start=1):
             self._stored(number, kept, keep=True)
+            if turn % _VIEWED_AT_ONCE == 0:
+                await asyncio.sleep(0)  # others are served meanwhile
 
     def _stored(self, number: int, kept: Kept, *, keep: bool) -> Grant:
         """The grant of a key that was read, entered with ``keep``; the living one where there is one."""
@@ -342,7 +367,7 @@ class Vault:
         # The number is taken before the wait, so that two issues at once don't take the same one.
         grant = self._grant(
             self._last_no + 1,
-            f"vk_{_random_name(10)}",
+            f"vk_{_random_name(_KEY_ID_LENGTH - 3)}",
             digest(vault_key),
             vault_key[-4:],
             terms,
@@ -453,8 +478,7 @@ class Vault:
         if selection.numbers:
             return await self._read(queries.family(self._database.reader, selection.numbers, now_ns))
         wanted = queries.KeyFilter(tenant=selection.tenant, labels=_labels(selection.label))
-        async with queries.own_reader(self._database.path) as reader:  # nobody waits for a long answer
-            return await self._read(queries.families(reader, wanted, now_ns))
+        return await self._read(queries.families(self._database.path, wanted, now_ns))
 
     async def _forget(self, selection: Selection) -> None:
         async with self._reading:

@@ -35,7 +35,7 @@ T = TypeVar("T")
 Keys = list[wire.Key]
 
 STATUSES = ("active", "paused", "frozen", "revoked", "expired", "all")
-_SHOWN_MAX = 1000
+_SHOWN_MAX = 100
 _SHOWN_AT_ONCE = 200
 
 
@@ -375,13 +375,13 @@ class KeyHandlers:
             selection = Selection(numbers)
         else:
             selection = Selection(tenant=request.tenant, label=request.label, all=bool(request.all))
-            wanted = queries.KeyFilter(
-                tenant=request.tenant, labels=(request.label,) if request.label else ()
-            )
             await self.vault.journal.barrier()
-            if not await self._numbers(replace(wanted, limit=1)):
-                raise KbctlError("key_unknown", "no key fits that", "kbctl keys --status all", Exit.NOT_FOUND)
         return await self._revoke(selection, ask, abort=bool(request.abort))
+
+    async def _check_fits(self, selection: Selection) -> None:
+        labels = () if selection.label is None else (selection.label,)
+        if not await self._numbers(queries.KeyFilter(tenant=selection.tenant, labels=labels, limit=1)):
+            raise KbctlError("key_unknown", "no key fits that", "kbctl keys --status all", Exit.NOT_FOUND)
 
     async def _revoke(self, selection: Selection, ask: Ask, *, abort: bool) -> Reply:
         before = set[str]()
@@ -396,6 +396,8 @@ class KeyHandlers:
                 f"the keys are stopped until a restart, but that could not be recorded: {error}",
                 "kbctl status    # then revoke again",
             ) from None
+        if not stopped and not selection.numbers:
+            await self._check_fits(selection)
         in_flight = sum(grant.in_flight for grant in flying)
         in_flight_nano = sum(grant.in_flight_nano for grant in flying)
         aborted = self.cut(flying) if abort else 0
@@ -457,10 +459,9 @@ class KeyHandlers:
             raise unrecorded(error) from None
 
     async def _numbers(self, wanted: queries.KeyFilter) -> Sequence[int]:
-        """A page of keys, newest first, read where no call waits for it: a filter may look at every key."""
+        """A page of keys, newest first."""
         try:
-            async with queries.own_reader(self.vault.journal.database.path) as reader:
-                return await queries.page_of_keys(reader, wanted)
+            return await queries.page_of_keys(self.vault.journal.database.path, wanted)
         except sqlite3.Error as error:
             raise unrecorded(JournalError(f"the database can't be read: {error}")) from None
 

@@ -15,6 +15,7 @@ class Roster:
     def __init__(self) -> None:
         self._by_no: dict[int, Grant] = {}
         self._by_digest: dict[bytes, Grant] = {}
+        self._by_id: dict[str, Grant] = {}
         # Dictionaries as ordered sets: what is made of them comes in the order of entry.
         self._groups: dict[tuple[str, int | str], dict[int, Grant]] = {}
 
@@ -34,16 +35,21 @@ class Roster:
         """The grant of the key with this digest."""
         return self._by_digest.get(digest)
 
+    def named(self, key_id: str) -> Grant | None:
+        """The grant with this very id."""
+        return self._by_id.get(key_id)
+
     def add(self, grant: Grant) -> None:
         """Enter a grant; its ancestors are in already."""
         self._by_no[grant.no] = grant
         self._by_digest[grant.digest] = grant
+        self._by_id[grant.key_id] = grant
         for group in _groups(grant):
             self._groups.setdefault(group, {})[grant.no] = grant
 
     def remove(self, grant: Grant) -> None:
         """Strike out a grant that was entered."""
-        del self._by_no[grant.no], self._by_digest[grant.digest]
+        del self._by_no[grant.no], self._by_digest[grant.digest], self._by_id[grant.key_id]
         for group in _groups(grant):
             del self._groups[group][grant.no]
             if not self._groups[group]:

@@ -5,10 +5,12 @@ Each is an error of its own and nothing is served. ``accept_rollback`` is the op
 there shall count from now on; every key that was live is then frozen, because what it spent is not known.
 """
 
+import asyncio
 import os
 import re
 import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -56,6 +58,16 @@ async def in_one_go(connection: aiosqlite.Connection, work: Callable[[sqlite3.Co
     """Do several things in one trip to the connection's thread: under load each trip waits for its turn."""
     result: T = await connection._execute(work, connection._conn)  # type: ignore[no-untyped-call]
     return result
+
+
+async def apart(path: Path, work: Callable[[sqlite3.Connection], T]) -> T:
+    """Read what may take long on a connection and a thread of its own, so that nobody else waits for it."""
+
+    def read() -> T:
+        with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as connection:
+            return work(connection)
+
+    return await asyncio.to_thread(read)
 
 
 async def open_database(path: Path, anchor_path: Path, *, accept_rollback: bool) -> Database:

@@ -37,26 +37,29 @@ class Kept:
 async def kept_of(
     reader: aiosqlite.Connection,
     *,
-    digest: bytes | None = None,
+    digests: Iterable[bytes] = (),
     numbers: Iterable[int] = (),
     known: Callable[[int], bool],
     calls_since_ns: int | None = None,
 ) -> Kept:
-    """Read keys, by the digest of one or by their numbers.
+    """Read keys, by their digests or by their numbers.
 
     Args:
         reader: on whose thread.
-        digest: of the key that is asked for.
-        numbers: of the keys that are asked for.
+        digests: of keys that are asked for.
+        numbers: of keys that are asked for.
         known: whether a key is in memory, so that it and what is above it need not be read.
         calls_since_ns: how old a posted call may be to be read back, too; None for no calls at all.
     """
-    wanted = [number for number in numbers if not known(number)]
+    shown, wanted = list(digests), [number for number in numbers if not known(number)]
+    if not shown and not wanted:
+        return Kept()
 
     def read(connection: sqlite3.Connection) -> Kept:
         kept = Kept()
-        found = _rows(connection, "SELECT * FROM vault_key WHERE digest = ?", (digest,)) if digest else []
-        found += _of(connection, "SELECT * FROM vault_key WHERE no", wanted)
+        found = _of(connection, "SELECT * FROM vault_key WHERE no", wanted)
+        for digest in shown:
+            found += _rows(connection, "SELECT * FROM vault_key WHERE digest = ?", (digest,))
         while found:
             kept.keys.update((row["no"], row) for row in found)
             above = {row["parent_no"] for row in found} - kept.keys.keys() - {None}

@@ -23,7 +23,7 @@ from kbctld.core.cost import Remembered
 from kbctld.core.grant import label_segments
 from kbctld.core.ledger import NS_PER_DAY
 from kbctld.core.money import usd_from_nano
-from kbctld.store.database import in_one_go
+from kbctld.store.database import apart, in_one_go
 
 LIMIT_MAX = 1000
 
@@ -146,11 +146,15 @@ async def keys(reader: aiosqlite.Connection, wanted: KeyFilter) -> list[Row]:
     return await _rows(reader, sql, (*values, wanted.limit))
 
 
-async def page_of_keys(reader: aiosqlite.Connection, wanted: KeyFilter) -> list[int]:
-    """The numbers of a page, newest first."""
+async def page_of_keys(path: Path, wanted: KeyFilter) -> list[int]:
+    """The numbers of a page, newest first; asked apart, because some filters look at every key."""
     conditions, values = _key_conditions(wanted)
     sql = f"SELECT no FROM vault_key WHERE {conditions} ORDER BY no DESC LIMIT ?"  # noqa: S608
-    return [row["no"] for row in await _rows(reader, sql, (*values, wanted.limit))]
+
+    def read(connection: sqlite3.Connection) -> list[int]:
+        return [row[0] for row in connection.execute(sql, (*values, wanted.limit))]
+
+    return await apart(path, read)
 
 
 async def count_keys(reader: aiosqlite.Connection, wanted: KeyFilter) -> int:
@@ -184,15 +188,15 @@ async def family(reader: aiosqlite.Connection, numbers: Iterable[int], now_ns: i
     return [row["no"] for row in await _rows(reader, sql, (json.dumps(list(numbers)), now_ns))]
 
 
-async def families(reader: aiosqlite.Connection, wanted: KeyFilter, now_ns: int) -> "array[int]":
-    """The same of all keys that match; there may be very many."""
+async def families(path: Path, wanted: KeyFilter, now_ns: int) -> "array[int]":
+    """The same of all keys that match; there may be very many, so it is asked apart."""
     conditions, values = _key_conditions(wanted)
     sql = _FAMILY.format(seeds=f"SELECT no FROM vault_key WHERE {conditions}")  # noqa: S608
 
     def read(connection: sqlite3.Connection) -> "array[int]":
         return array("q", (row[0] for row in connection.execute(sql, (*values, now_ns))))
 
-    return await in_one_go(reader, read)
+    return await apart(path, read)
 
 
 async def last_key_no(reader: aiosqlite.Connection) -> int:
