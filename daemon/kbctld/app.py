@@ -8,6 +8,7 @@ away, let those under way finish, write what waits, go.
 import asyncio
 import ctypes
 import fcntl
+import gc
 import logging
 import os
 import resource
@@ -108,6 +109,9 @@ async def _live(options: Options, report: "Reporter") -> int:
     app = App(options, config, vendors, rates, vendor_rates)
     try:
         await app.start(overridden)
+        # What the start made stays: looking through it for garbage would only hold up calls.
+        gc.collect()
+        gc.freeze()
         report.ready(await app.status())
         log.info("serving on %s", app.proxy_url)
         await app.stopped.wait()
