@@ -370,7 +370,6 @@ class App:
         await vault.journal.barrier()
         reader = vault.journal.database.reader
         unknown_calls, unknown_nano = await queries.unknown_totals(reader)
-        running = queries.KeyFilter(live=True, running=True, now_ns=vault.now_ns())
         state = "serving"
         if vault.journal.stopped is not None:
             state = f"stopped spending: {vault.journal.stopped}"
@@ -395,7 +394,7 @@ class App:
             ],
             state=state,
             started_at=self._started_at,
-            keys_active=await queries.count_keys(reader, running),
+            keys_active=await vault.count_running(),
             credentials=[credential_view(credential) for credential in credentials],
             in_flight=self._in_flight(),
             unknown_calls=unknown_calls,

@@ -58,6 +58,8 @@ _AT_ONCE = 2000
 _VIEWED_AT_ONCE = 100
 _KEY_ID_LENGTH = 13
 _GROWN_MAX = 2000
+_COUNT_KEPT_S = 10.0
+_COUNT_KEPT_FROM = 50_000
 _LOCKED_RETRY_S = 0.2
 
 
@@ -137,6 +139,8 @@ class Vault:
         self.vendors = vendors
         self.rates = rates
         self._grown_by = 0
+        self._count = 0
+        self._count_until = 0.0
         self.ledger = Ledger()
         self.journal = Journal(database)
         self.policies: dict[str, str] = {}
@@ -235,6 +239,14 @@ class Vault:
             async with self._reading:
                 scope = self._tenant(name, await self._read(kept_of_tenant(self._database.reader, name)))
         return scope
+
+    async def count_running(self) -> int:
+        """How many keys may be used; of very many, how many it were some seconds ago."""
+        now = asyncio.get_running_loop().time()
+        if now >= self._count_until:
+            self._count = await self._read(queries.count_running(self._database.path, self.now_ns()))
+            self._count_until = now + (_COUNT_KEPT_S if self._count > _COUNT_KEPT_FROM else 0.0)
+        return self._count
 
     def loaded(self) -> Iterable[Grant]:
         """The grants in memory: all that were used since the start."""

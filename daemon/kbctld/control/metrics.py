@@ -17,6 +17,7 @@ from kbctld.control.routes import Ask, Reply, Route
 from kbctld.core.money import NANO_PER_USD
 from kbctld.core.tally import BOUNDS_US, Tally
 from kbctld.store import queries
+from kbctld.store.journal import JournalError
 from kbctld.vault import Vault
 
 
@@ -42,9 +43,8 @@ class Metrics:
         try:
             await self.vault.journal.barrier()
             unknown = await queries.unknown_totals(reader)
-            running = queries.KeyFilter(live=True, running=True, now_ns=self.vault.now_ns())
-            active = await queries.count_keys(reader, running)
-        except sqlite3.Error:
+            active = await self.vault.count_running()
+        except (sqlite3.Error, JournalError):
             pass  # the journal's own state tells
         text = generate_latest(_Scrape(list(self._families(active, unknown)))).decode()
         return Reply(text, kind=CONTENT_TYPE_PLAIN_0_0_4.encode())

@@ -164,6 +164,17 @@ async def count_keys(reader: aiosqlite.Connection, wanted: KeyFilter) -> int:
     return int(found[0]["n"])
 
 
+async def count_running(path: Path, now_ns: int) -> int:
+    """How many keys may be used now; asked apart, because it looks at each."""
+    conditions, values = _key_conditions(KeyFilter(live=True, running=True, now_ns=now_ns))
+    sql = f"SELECT count(*) FROM vault_key WHERE {conditions}"  # noqa: S608
+
+    def read(connection: sqlite3.Connection) -> int:
+        return int(connection.execute(sql, values).fetchone()[0])
+
+    return await apart(path, read)
+
+
 async def key_numbers(reader: aiosqlite.Connection, wanted: KeyFilter) -> list[int]:
     """The numbers of all that match."""
     conditions, values = _key_conditions(wanted)
