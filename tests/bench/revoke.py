@@ -15,18 +15,18 @@ from tests.bench.stock import GROUP, RUNS, TENANTS, key_id, parent, run, tenant,
 from tests.bench.upstream import fixed_answer
 
 _CONNECTIONS = 64
-_SINGLE = 200
-_GROUPS = 10
 _ASKED_OF_A_GROUP = 3
 
 
-def drill(keys: int, watch: Watch, *, warm_s: float = 5.0) -> Report:
+def drill(keys: int, watch: Watch, *, warm_s: float = 5.0, singles: int = 200, groups: int = 10) -> Report:
     """Fill, start, put load on, revoke.
 
     Args:
         keys: in the database, a fifth of them children.
         watch: told of what takes long.
         warm_s: how long the load runs before the first revocation.
+        singles: how many keys are revoked one by one.
+        groups: how many tenants then, and how many labels.
     """
     report = Report(f"revoke, {keys:,} keys")
     with fixed_answer(0) as upstream, serve(upstream, keys, watch) as served:
@@ -39,7 +39,7 @@ def drill(keys: int, watch: Watch, *, warm_s: float = 5.0) -> Report:
             load.begin()
             time.sleep(warm_s)
             axe = _Axe(served, report, random.Random(keys), keys)
-            uvloop.run(axe.swing(watch("revoking", _SINGLE + 2 * _GROUPS)))
+            uvloop.run(axe.swing(singles, groups, watch("revoking", singles + 2 * groups)))
             load.begin()
             done = load.hear()
         heard = upstream.heard()
@@ -69,11 +69,11 @@ class _Axe:
         self._keys = keys
         self._took: list[float] = []
 
-    async def swing(self, tick: Callable[[int], None]) -> None:
+    async def swing(self, singles: int, groups: int, tick: Callable[[int], None]) -> None:
         agent = await connect(self._served.port)
         client, chance = self._served.client, self._chance
         dead = set[int]()
-        for turn, number in enumerate(chance.sample(range(self._keys // 2 + 1, self._keys + 1), _SINGLE)):
+        for turn, number in enumerate(chance.sample(range(self._keys // 2 + 1, self._keys + 1), singles)):
             self.called[number] = 0
             if turn % 2 and not dead & {number, parent(number)}:
                 # Every other one has been used before, so that the daemon has it in memory.
@@ -83,12 +83,12 @@ class _Axe:
             await self._revoke(agent, [number], partial(client.revoke, key_id(number)))
             tick(1)
         self._tell("one key")
-        for value in chance.sample(range(min(TENANTS, self._keys // GROUP)), _GROUPS):
+        for value in chance.sample(range(min(TENANTS, self._keys // GROUP)), groups):
             request = RevokeRequest(tenant=tenant(value * GROUP + 1))
             await self._revoke(agent, self._some(value, TENANTS), partial(client.revoke_all, request))
             tick(1)
         self._tell("a tenant")
-        for value in chance.sample(range(min(RUNS, self._keys // GROUP)), _GROUPS):
+        for value in chance.sample(range(min(RUNS, self._keys // GROUP)), groups):
             request = RevokeRequest(label=run(value * GROUP + 1))
             await self._revoke(agent, self._some(value, RUNS), partial(client.revoke_all, request))
             tick(1)

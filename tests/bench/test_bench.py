@@ -7,7 +7,7 @@ from tests.bench.report import Report, percentile, unwatched
 
 
 def test_nobody_is_forwarded_after_its_revocation_with_10_000_keys() -> None:
-    report = revoke.drill(10_000, unwatched, warm_s=0.5)
+    report = revoke.drill(10_000, unwatched, warm_s=0.5, singles=60, groups=3)
     assert not report.wrong
 
 
