@@ -549,3 +549,15 @@ def test_pairs_are_read_flat_for_the_record() -> None:
 def test_a_document_is_a_value() -> None:
     """Two readings of the same text are equal, and numbers are kept as they were sent."""
     assert read_document(b'{"a":1.50}') == Document({"a": Number("1.50")})
+
+
+def test_the_same_members_are_canonical_in_any_order_and_spacing() -> None:
+    """What does the same thing once more is seen to be the same; the text "5" is not the number 5."""
+    same = [b'{"a":5,"b":[1,{"c":null}]}', b' { "b": [1, {"c": null}], "\\u0061": 5 } ']
+    assert len({read_document(raw).canonical() for raw in same}) == 1
+    others = [
+        *(b'{"a":"5","b":[1,{"c":null}]}', b'{"a":5.0,"b":[1,{"c":null}]}', b'{"a":5,"b":[{"c":null},1]}'),
+        *(b'{"a":5}', b'{"a":{"":["5"]},"b":[1,{"c":null}]}', b'{"a":true}', b'{"a":null}', b"{}"),
+    ]
+    found = {read_document(raw).canonical() for raw in [*same, *others]}
+    assert len(found) == 1 + len(others)

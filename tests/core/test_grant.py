@@ -51,7 +51,8 @@ def allows(entry: str, call: str) -> bool:
 def test_an_entry_covers_what_it_spells_out(entry: str, call: str, yes: bool) -> None:
     """A star is one whole segment, a trailing one is one or more, and everything else is to the letter."""
     assert covers(entry, call) is yes
-    assert allows(entry, call) is yes
+    slashes = "." in entry or entry.endswith("/") == call.endswith("/")
+    assert allows(entry, call) is (yes and slashes)
 
 
 @pytest.mark.parametrize(
@@ -147,6 +148,31 @@ def test_a_status_is_the_last_word_about_a_key(
     key = grant(expires_ns=expires_ns)
     key.revoked_ns, key.frozen = revoked_ns, frozen
     assert key.status(NOW) == status
+
+
+def test_a_key_knows_where_it_comes_from() -> None:
+    """Its parent is the next above it, its root the one that an operator issued."""
+    root = grant()
+    parent = grant(parent=root)
+    child = grant(parent=parent)
+    assert (child.parent, child.root, child.lineage) == (parent, root, (child, parent, root))
+    assert (root.parent, root.root, root.lineage) == (None, root, (root,))
+    assert child.scopes == (child.scope, parent.scope, root.scope)
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_law_9_a_status_is_that_of_whoever_above_it_is_worst_off(place: int) -> None:
+    """Paused, frozen, expired, revoked: each of any holder, and a later one of them goes before."""
+    root = grant()
+    parent = grant(parent=root)
+    child = grant(parent=parent)
+    holder = (child, parent, root)[place]
+    seen = [child.status(NOW)]
+    for field, value in (("paused", "why"), ("frozen", "why"), ("expires_ns", NOW), ("revoked_ns", NOW)):
+        setattr(holder, field, value)
+        seen.append(child.status(NOW))
+    assert seen == ["active", "paused", "frozen", "expired", "revoked"]
+    assert (root.status(NOW) == "active") is (holder is not root)
 
 
 # --- labels -----------------------------------------------------------------------------------------

@@ -33,6 +33,7 @@ from kbctld.core.ledger import (
     day_of,
     seconds_to_midnight,
 )
+from kbctld.core.pace import read_loop, read_rate
 from tests.core.support import DAY, NOW
 
 CAP = 100
@@ -593,6 +594,75 @@ def test_a_wait_for_midnight_is_never_too_short(now_ns: int, seconds: int) -> No
     """Whole seconds, rounded up, so that whoever waits them is in the next day."""
     assert seconds_to_midnight(now_ns) == seconds
     assert day_of(now_ns + seconds * NS_PER_S) == day_of(now_ns) + 1
+
+
+# --- one scope ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("daily", "total", "rooms"),
+    [
+        pytest.param(None, None, (None, None, None), id="no cap"),
+        pytest.param(100, None, (60, None, 60), id="a daily one"),
+        pytest.param(None, 100, (None, 50, 50), id="a total one"),
+        pytest.param(100, 70, (60, 20, 20), id="the narrower of both"),
+        pytest.param(30, 999, (-10, 949, -10), id="lowered under what is used"),
+    ],
+)
+def test_L1_room_is_what_the_narrowest_cap_leaves(
+    daily: int | None, total: int | None, rooms: tuple[int | None, ...]
+) -> None:
+    """Forty are used today, ten more on other days."""
+    account = Account()
+    account.post(DAY, 30)
+    account.hold(DAY, 10)
+    account.post(DAY - 1, 10)
+    scope = Scope("vk_test", "key vk_test", account, daily, total)
+    assert (scope.daily_room(DAY), scope.total_room(), scope.room(DAY)) == rooms
+    assert scope.capped is (rooms != (None, None, None))
+
+
+def test_a_request_budget_is_that_of_a_day() -> None:
+    """Never below zero, also where it was lowered under what was sent."""
+    scope = Scope("vk_test", "key vk_test", Account())
+    assert scope.requests_left(DAY) is None
+    scope.account.requests[DAY] = 3
+    for budget, left in ((5, 2), (3, 0), (2, 0)):
+        scope.daily_requests = budget
+        assert (scope.requests_left(DAY), scope.requests_left(DAY + 1)) == (left, budget)
+
+
+def test_another_rate_keeps_what_was_used_of_the_old_one() -> None:
+    """The same rate set again changes nothing; none at all forgets it."""
+    scope = Scope("vk_test", "key vk_test", Account())
+    scope.set_rate(None, 0)
+    assert scope.bucket is None
+    scope.set_rate(read_rate("5/s"), 0)
+    first = scope.bucket
+    assert first is not None
+    for _ in range(3):
+        first.take(0)
+    scope.set_rate(read_rate("5/s"), 0)
+    assert scope.bucket is first
+    assert first.left(0) == 2
+    scope.set_rate(read_rate("4/s"), 0)
+    assert scope.bucket is first
+    assert (first.rate.text, first.left(0)) == ("4/s", 1)
+    scope.set_rate(None, 0)
+    assert scope.bucket is None
+
+
+def test_another_loop_guard_begins_anew_and_an_equal_one_does_not() -> None:
+    """A policy that is pushed again must not forget what was seen."""
+    scope = Scope("vk_test", "key vk_test", Account())
+    scope.set_loop(read_loop("2/1m", "deny"))
+    first = scope.guard
+    scope.set_loop(read_loop("2/1m", "deny"))
+    assert scope.guard is first is not None
+    scope.set_loop(read_loop("2/1m", "pause"))
+    assert scope.guard is not first
+    scope.set_loop(None)
+    assert scope.guard is None
 
 
 # --- any order ----------------------------------------------------------------------------------------

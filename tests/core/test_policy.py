@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 
 from kbctld.core.cost import FREE, UNPRICED, Price, Remembered
 from kbctld.core.grant import Grant
-from kbctld.core.ledger import NS_PER_DAY, Ledger, Outcome, Verdict
+from kbctld.core.ledger import NS_PER_DAY, Ledger, Outcome, Scope, Verdict
 from kbctld.core.money import NANO_MAX
-from kbctld.core.policy import Access, Permit, admit, authorize
+from kbctld.core.pace import read_loop, read_rate
+from kbctld.core.policy import LOOPED, Access, Permit, admit, authorize
 from kbctld.core.refusal import Code, Refusal
 from kbctld.core.vendor import read_vendor
 from tests.core.support import (
@@ -58,9 +59,13 @@ WRONG = [
     ("vendor", Code.VENDOR_NOT_ALLOWED),
     ("endpoint", Code.ENDPOINT_NOT_ALLOWED),
     ("account", Code.ACCOUNT_NOT_ALLOWED),
+    ("param", Code.PARAM_NOT_ALLOWED),
     ("repeated", Code.AMBIGUOUS_REQUEST),
     ("odd", Code.AMOUNT_UNKNOWN),
     ("call cap", Code.CALL_CAP_EXCEEDED),
+    ("rate", Code.RATE_LIMITED),
+    ("requests", Code.REQUEST_BUDGET_EXHAUSTED),
+    ("loop", Code.LOOP_DETECTED),
     ("daily cap", Code.CAP_EXHAUSTED),
     ("total cap", Code.TOTAL_CAP_EXHAUSTED),
 ]
@@ -76,12 +81,25 @@ def attempt(wrong: set[str]) -> Refusal | Permit:
         call_cap=USD - 1 if "call cap" in wrong else USD,
         vendors=("other",) if "vendor" in wrong else ("acme", "other"),
         deny=("payments.create",) if "endpoint" in wrong else (),
+        rules=("description == tea",),
         expires_ns=NOW if "expired" in wrong else NOW + 1,
     )
+    key.scope.set_rate(read_rate("1/h"), 0)
+    key.scope.daily_requests = 1
+    key.scope.set_loop(read_loop("1/1h", "deny"))
+    assert key.scope.bucket is not None
+    assert key.scope.guard is not None
+    if "rate" in wrong:
+        key.scope.bucket.take(0)
+    if "requests" in wrong:
+        key.scope.account.requests[DAY] = 1
+    if "loop" in wrong:
+        key.scope.guard.note(b"request", 0)
     key.revoked_ns = NOW if "revoked" in wrong else None
     key.frozen = "a call cost more than its hold" if "frozen" in wrong else None
     amount = "1_00" if "odd" in wrong else "100"
     body = f"amount={amount}&currency=usd{'&currency=jpy' if 'repeated' in wrong else ''}"
+    body += "" if "param" in wrong else "&description=tea"
     call = access(accounts={"acme-account": "acct_2"} if "account" in wrong else None)
     return authorize(key, call, request(body), Ledger(), RATES, now_ns=NOW, tick_ns=0, row=None, call_id="")
 
@@ -521,6 +539,274 @@ def test_law_5_a_revoked_key_cannot_retry() -> None:
     desk.grant.revoked_ns = NOW
     assert code_of(desk.ask(replay=b"k")) is Code.KEY_REVOKED
     assert first.attempt.hold.outcome is Outcome.PENDING
+
+
+# --- lineage: every limit of every holder ---------------------------------------------------------------
+
+
+def family(child: Grant, parent: Grant, tenant: Scope | None = None) -> Desk:
+    """A key, and the one that it comes from."""
+    child.key_id, child.scope.owner = "vk_child", "key vk_child"
+    parent.key_id, parent.scope.owner = "vk_parent", "key vk_parent"
+    child.ancestors, child.lineage = parent.lineage, (child, *parent.lineage)
+    child.scopes = (child.scope, *parent.scopes, *(() if tenant is None else (tenant,)))
+    return Desk(child)
+
+
+def stopped(name: str) -> Grant:
+    """A key that may do nothing any more."""
+    key = grant(expires_ns=NOW if name == "expired" else None)
+    key.revoked_ns = NOW if name == "revoked" else None
+    key.frozen = "it cost more" if name == "frozen" else None
+    key.paused = {"paused": "an operator paused it", "looped": LOOPED}.get(name)
+    return key
+
+
+@pytest.mark.parametrize(
+    ("name", "code"),
+    [
+        ("revoked", Code.KEY_REVOKED),
+        ("frozen", Code.KEY_REVOKED),
+        ("expired", Code.KEY_EXPIRED),
+        ("paused", Code.KEY_REVOKED),
+        ("looped", Code.LOOP_DETECTED),
+    ],
+)
+def test_law_9_what_stops_a_key_stops_all_that_come_from_it(name: str, code: Code) -> None:
+    """The sentence says whose it was; a grandparent's counts as a parent's does."""
+    alone = refused(admit(stopped(name), access(), NOW))
+    assert (alone.code, "which it comes from" in alone.sentence) == (code, False)
+    desk = family(grant(), stopped(name))
+    for verdict in (admit(desk.grant, None, NOW), desk.ask()):
+        assert code_of(verdict) is code
+        assert "key vk_parent, which it comes from," in refused(verdict).sentence
+    assert code_of(family(grant(), family(grant(), stopped(name)).grant).ask()) is code
+    assert desk.ledger.open == set()
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "code"),
+    [
+        ("expired", "revoked", Code.KEY_REVOKED),
+        ("paused", "expired", Code.KEY_EXPIRED),
+        ("paused", "revoked", Code.KEY_REVOKED),
+        ("looped", "expired", Code.KEY_EXPIRED),
+    ],
+)
+def test_a_pause_is_told_after_what_can_not_be_undone(first: str, second: str, code: Code) -> None:
+    """Whichever of the two it is that ended."""
+    for child, parent in ((first, second), (second, first)):
+        refusal = refused(family(stopped(child), stopped(parent)).ask())
+        assert refusal.code is code
+        assert "paused" not in refusal.sentence
+
+
+def test_a_paused_key_names_its_remedy() -> None:
+    """Only an operator can let it go on, and it is the paused key that goes on."""
+    assert "kbctl resume vk_parent" in refused(family(grant(), stopped("paused")).ask()).remedy
+
+
+@pytest.mark.parametrize(
+    ("limits", "code"),
+    [
+        pytest.param({"vendors": ("other",)}, Code.VENDOR_NOT_ALLOWED, id="vendor"),
+        pytest.param({"deny": ("payments.create",)}, Code.ENDPOINT_NOT_ALLOWED, id="denied"),
+        pytest.param({"allow": ("POST /v1/tips",)}, Code.ENDPOINT_NOT_ALLOWED, id="not listed"),
+        pytest.param({"rules": ("customer == cus_1",)}, Code.PARAM_NOT_ALLOWED, id="a field that is absent"),
+        pytest.param({"rules": ("amount <= 99",)}, Code.PARAM_NOT_ALLOWED, id="a field beyond its bound"),
+        pytest.param({"call_cap": USD - 1}, Code.CALL_CAP_EXCEEDED, id="call cap"),
+    ],
+)
+def test_law_9_a_limit_of_the_parent_binds_the_child(limits: dict[str, Any], code: Code) -> None:
+    """However wide its own are, and however either is changed later."""
+    refusal = refused(family(grant(allow=("POST /v1/*",)), grant(**limits)).ask())
+    assert refusal.code is code
+    assert "vk_parent" in refusal.sentence
+    own = refused(family(grant(**limits), grant()).ask())
+    assert own.code is code
+    assert "vk_parent" not in own.sentence
+
+
+def test_law_9_a_childs_list_does_not_reach_what_its_parent_may_not_by_default() -> None:
+    """A privileged operation and an unlisted write are the parent's to allow."""
+    child = grant(allow=("keys.create", "POST /v1/anything"))
+    for call in ("POST /v1/keys", "POST /v1/anything"):
+        assert code_of(family(child, grant()).ask("", call)) is Code.ENDPOINT_NOT_ALLOWED
+        assert code_of(Desk(grant(allow=("keys.create", "POST /v1/anything"))).ask("", call)) is None
+
+
+def test_law_11_another_account_must_be_listed_by_every_holder() -> None:
+    """By a rule that binds the call; and every such rule must admit it."""
+    listed, other = "acme-account in acct_1,acct_2", "acme-account == acct_1"
+    for rules, account, code in [
+        ((listed,), "acct_2", None),
+        ((listed, other), "acct_1", None),
+        ((listed, other), "acct_2", Code.ACCOUNT_NOT_ALLOWED),
+        ((listed,), "acct_3", Code.ACCOUNT_NOT_ALLOWED),
+        ((f"payments.create: {listed}",), "acct_2", None),
+        ((f"tips.create: {listed}",), "acct_2", Code.ACCOUNT_NOT_ALLOWED),
+        (("customer == cus_1",), "acct_2", Code.ACCOUNT_NOT_ALLOWED),
+    ]:
+        call = access(accounts={"acme-account": account})
+        assert code_of(admit(grant(rules=rules), call, NOW)) is code
+        assert code_of(admit(family(grant(rules=rules), grant(rules=rules)).grant, call, NOW)) is code
+    call = access(accounts={"acme-account": "acct_1"})
+    refusal = refused(admit(family(grant(rules=(listed,)), grant()).grant, call, NOW))
+    assert "vk_parent" in refusal.sentence
+
+
+def test_a_ruled_field_with_two_readings_is_ambiguous() -> None:
+    """Said by the rule's holder; the remedy is another than for a wrong value."""
+    desk = family(grant(), grant(rules=("amount <= 99",)))
+    twice = refused(desk.ask("amount=1&amount=1&currency=usd"))
+    assert (twice.code, twice.facts) == (Code.AMBIGUOUS_REQUEST, {"rule": "amount <= 99"})
+    assert "vk_parent" in twice.sentence
+    wrong = refused(desk.ask())
+    assert wrong.remedy != twice.remedy
+    assert permitted(desk.ask("amount=99&currency=usd")).price.nano == 99 * USD // 100
+
+
+def test_a_body_decides_where_a_rule_or_a_loop_guard_of_any_holder_needs_it() -> None:
+    """Of an unlisted write too; a read has none."""
+    looped = grant()
+    looped.scope.set_loop(read_loop("1/1m", "deny"))
+    for parent in (grant(rules=("customer == cus_1",)), looped):
+        assert access("POST /v1/other").needs_body(family(grant(), parent).grant)
+        assert not access("GET /v1/other").needs_body(parent)
+
+
+DOLLARS = st.none() | st.integers(0, 6)
+
+
+def nano(usd: int | None) -> int | None:
+    """The same as a cap."""
+    return None if usd is None else usd * USD
+
+
+@given(
+    st.lists(st.tuples(DOLLARS, DOLLARS, DOLLARS), min_size=1, max_size=4),
+    st.lists(st.tuples(st.integers(1, 4), st.sampled_from([None, *Verdict])), max_size=12),
+)
+def test_L1_a_hold_is_taken_in_every_scope_or_in_none(
+    caps: list[tuple[int | None, int | None, int | None]], calls: list[tuple[int, Verdict | None]]
+) -> None:
+    """A line of keys: granted exactly when it fits everywhere, and after a refusal no account has changed."""
+    scopes = [scope(nano(daily), nano(total)) for daily, total, _ in caps]
+    desk, used = Desk(grant(*scopes)), 0
+    for each, (_, _, most) in zip(scopes, caps, strict=True):
+        each.call_cap_nano = nano(most)
+    for dollars, ending in calls:
+        fits = all(
+            (call is None or dollars <= call)
+            and all(cap is None or used + dollars <= cap for cap in (daily, total))
+            for daily, total, call in caps
+        )
+        verdict = desk.ask(f"amount={dollars * 100}&currency=usd")
+        assert isinstance(verdict, Permit) is fits
+        if isinstance(verdict, Permit):
+            used += dollars
+            if ending is not None:
+                desk.ledger.settle(verdict.attempt, ending)
+            if ending in (Verdict.REFUSED, Verdict.UNSENT):
+                used -= dollars
+        assert {each.account.used(DAY) for each in scopes} == {used * USD}
+
+
+# --- how fast -------------------------------------------------------------------------------------------
+
+
+def paced(rate: str = "", requests: int | None = None, loop: str = "", action: str = "deny") -> Grant:
+    """A key with a pace and no cap."""
+    key = grant()
+    key.scope.set_rate(read_rate(rate) if rate else None, 0)
+    key.scope.daily_requests = requests
+    key.loop = read_loop(loop, action) if loop else None
+    key.scope.set_loop(key.loop)
+    return key
+
+
+@pytest.mark.parametrize("whose", ["child", "parent", "tenant"])
+def test_L12_a_rate_binds_by_its_narrowest_scope_and_says_when_again(whose: str) -> None:
+    """Two go at once, the third waits for half a minute."""
+    tenant = replace(scope(), owner="tenant acme")
+    child, parent = grant(), grant()
+    {"child": child.scope, "parent": parent.scope, "tenant": tenant}[whose].set_rate(read_rate("2/m"), 0)
+    desk = family(child, parent, tenant)
+    assert [code_of(desk.ask()) for _ in range(3)] == [None, None, Code.RATE_LIMITED]
+    refusal = refused(desk.ask(now_ns=NOW + 1))
+    assert {"child": "key vk_child", "parent": "key vk_parent", "tenant": "tenant acme"}[whose] in (
+        refusal.sentence
+    )
+    assert (refusal.retry_after_s, refusal.facts) == (30, {"rate": "2/m"})
+    assert refusal.requested_nano == USD
+    assert code_of(desk.ask(now_ns=NOW + 30 * 10**9 - 1)) is Code.RATE_LIMITED
+    assert code_of(desk.ask(now_ns=NOW + 30 * 10**9)) is None
+
+
+def test_a_refusal_takes_nothing_of_any_pace() -> None:
+    """Asked of all first, taken from all then: a cap that is full costs no request, rate or loop."""
+    key = paced("3/h", 3, "3/1h")
+    key.scope.daily_cap_nano = 0
+    desk = Desk(key)
+    for _ in range(5):
+        assert code_of(desk.ask()) is Code.CAP_EXHAUSTED
+    assert key.scope.bucket is not None
+    assert key.scope.guard is not None
+    assert (key.scope.bucket.left(NOW), key.scope.requests_left(DAY), len(key.scope.guard)) == (3, 3, 0)
+    key.scope.daily_cap_nano = None
+    permitted(desk.ask())
+    left = (key.scope.bucket.left(NOW), key.scope.requests_left(DAY), key.scope.guard.seen(b"request", NOW))
+    assert left == (2, 2, 1)
+
+
+def test_L12_a_request_budget_counts_on_every_scope_until_midnight() -> None:
+    """A parent's is used up by its children together; the new day has a new one."""
+    parent = paced(requests=2)
+    desks = [family(grant(), parent) for _ in range(2)]
+    assert [code_of(desks[n].ask("", "GET /v1/x")) for n in (0, 1)] == [None, None]
+    refusal = refused(desks[0].ask("", "GET /v1/x"))
+    assert refusal.code is Code.REQUEST_BUDGET_EXHAUSTED
+    assert "vk_parent has sent the 2 requests" in refusal.sentence
+    assert (refusal.retry_after_s, refusal.facts) == (43_200, {"daily_requests": "2"})
+    assert parent.scope.account.requests == {DAY: 2}
+    assert code_of(desks[0].ask("", "GET /v1/x", now_ns=NOW + 43_200 * 10**9)) is None
+
+
+def test_law_12_a_retry_counts_as_a_request_and_not_as_money() -> None:
+    """The pace asks how often something is sent."""
+    desk = Desk(paced("9/h", 2, "9/1h"))
+    permitted(desk.ask(replay=b"k"))
+    assert permitted(desk.ask(replay=b"k")).replay_of == "call_1"
+    assert code_of(desk.ask(replay=b"k")) is Code.REQUEST_BUDGET_EXHAUSTED
+    assert desk.grant.scope.account.used(DAY) == USD
+
+
+@pytest.mark.parametrize("whose", ["child", "parent"])
+def test_a_loop_is_denied_or_pauses_the_key_whose_guard_it_is(whose: str) -> None:
+    """Another request still goes where only the loop is denied, and none where the key is paused."""
+    for action in ("deny", "pause"):
+        guarded = paced(loop="2/1m", action=action)
+        desk = family(guarded, grant()) if whose == "child" else family(grant(), guarded)
+        assert [code_of(desk.ask()) for _ in range(3)] == [None, None, Code.LOOP_DETECTED]
+        refusal = refused(desk.ask(digest=b"another") if action == "pause" else desk.ask())
+        assert refusal.code is Code.LOOP_DETECTED
+        assert guarded.paused == (LOOPED if action == "pause" else None)
+        if action == "pause":
+            assert f"kbctl resume vk_{whose}" in refusal.remedy
+        else:
+            assert refusal.facts == {"loop": "2/1m"}
+            assert ("vk_parent" in refusal.sentence) is (whose == "parent")
+            assert code_of(desk.ask(digest=b"another")) is None
+            assert code_of(desk.ask(now_ns=NOW + 60 * 10**9)) is None
+
+
+def test_the_refusal_that_pauses_says_so() -> None:
+    """It is the first that the agent sees of it."""
+    desk = Desk(paced(loop="1/1m", action="pause"))
+    permitted(desk.ask())
+    refusal = refused(desk.ask())
+    assert "within 1m" in refusal.sentence
+    assert "the key is paused" in refusal.remedy
 
 
 # --- laws over random calls -----------------------------------------------------------------------------

@@ -137,6 +137,9 @@ def test_an_origin_may_have_a_port(origin: str) -> None:
             operation("POST /v1/x", name="tips.create"), "'tips.create': `name` stands twice", id="name twice"
         ),
         pytest.param(operation("POST /v1/tips"), "`match` is another operation's", id="match twice"),
+        pytest.param(
+            operation("POST /v1/x") + "stamps = true\n", "a file with `metadata_field`", id="stamps nowhere"
+        ),
         pytest.param(operation("POST /v1/payments/{id}"), "`match` is another operation's", id="shape twice"),
         pytest.param(
             operation("POST /v1/x", '{ kind = "amount", amount = "amount" }'),
