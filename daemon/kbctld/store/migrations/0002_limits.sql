@@ -46,6 +46,11 @@ INSERT INTO balance
 SELECT k.key_id, c.ts_ns / 86400000000000, 0, count(*)
 FROM call AS c JOIN vault_key AS k ON k.no = c.key_no WHERE c.policy_check_result = 'allowed' GROUP BY 1, 2
 ON CONFLICT (scope, day) DO UPDATE SET requests = excluded.requests;
+INSERT INTO balance
+SELECT 'tenant:' || k.tenant, c.ts_ns / 86400000000000, 0, count(*)
+FROM call AS c JOIN vault_key AS k ON k.no = c.key_no
+WHERE c.policy_check_result = 'allowed' AND k.tenant IS NOT NULL GROUP BY 1, 2
+ON CONFLICT (scope, day) DO UPDATE SET requests = excluded.requests;
 DROP TABLE spend;
 
 -- What goes with a secret and is none, such as an account's SID.
