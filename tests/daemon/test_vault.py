@@ -3,23 +3,38 @@
 import asyncio
 import random
 import sqlite3
+from collections.abc import AsyncIterator, Awaitable, Mapping
+from contextlib import asynccontextmanager, closing
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from kbctl import wire
+from kbctld.control.terms import pushed, resolve
 from kbctld.core.cost import Price, Remembered
 from kbctld.core.entry import EntryError
 from kbctld.core.grant import Grant
 from kbctld.core.ledger import Attempt, Outcome, Verdict
-from kbctld.core.policy import Permit
+from kbctld.core.limits import Limits
+from kbctld.core.policy import Permit, admit
 from kbctld.core.refusal import Code, Refusal
+from kbctld.core.vault_key import digest, mint
+from kbctld.core.vendor import Vendor
+from kbctld.store import queries
+from kbctld.store.anchor import Anchor, Height
+from kbctld.store.database import APPLICATION_ID, open_database
 from kbctld.store.journal import JournalError
-from kbctld.vault import Vault
+from kbctld.vault import Selection, Terms, Vault, stored_limits
+from tests.core.support import access
 from tests.daemon.support import (
     DAY_NS,
+    MAIL,
     NOON,
     POORER,
+    RATES,
+    STRIPE,
     TERMS,
     USD,
     Clock,
@@ -35,6 +50,7 @@ from tests.daemon.support import (
     replays,
     revoke,
     stored,
+    terms,
     vault_in,
 )
 from tests.support.loop import run
@@ -467,3 +483,434 @@ def test_a_call_that_could_not_be_recorded_holds_nothing_afterwards(folder: Path
 
     run(main())
     assert stored(folder, "SELECT count(*) FROM call") == [(0,)]
+
+
+# --- keys are read when they are used ---------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def cold(
+    folder: Path, clock: Clock | None = None, vendors: Mapping[str, Vendor] | None = None
+) -> AsyncIterator[Vault]:
+    """A vault as a start leaves it: only keys with open holds are in memory."""
+    database = await open_database(folder / "kbctl.db", folder / "kbctl.anchor", accept_rollback=False)
+    vault = Vault(database, vendors or {"stripe": STRIPE}, RATES, wall_ns=clock or Clock())
+    try:
+        await vault.load()
+        yield vault
+    finally:
+        await vault.close()
+
+
+async def found(vault: Vault, key: str) -> Grant:
+    grant = await vault.find(key)
+    assert grant is not None
+    return grant
+
+
+def test_L6_a_key_is_found_at_its_first_use_with_all_that_belongs_to_it(folder: Path) -> None:
+    """Limits, balance, requests and retries; with it its ancestors and tenant, and nobody else."""
+
+    async def main() -> None:
+        async with vault_in(folder) as vault:
+            await issue(vault)
+            root, _ = await vault.issue(terms(tenant="acme", daily_cap_nano=9 * USD), "tester")
+            _, key = await vault.issue(terms(tenant="acme", daily_cap_nano=5 * USD, parent=root), "tester")
+            row, permit = await allowed(vault, await found(vault, key), 300, replay=b"again")
+            vault.settle(await found(vault, key), permit.attempt, Verdict.POSTED)
+        async with cold(folder) as vault:
+            assert known(vault) == []
+            assert await vault.find(key[:-1]) is None
+            grant = await found(vault, key)
+            assert known(vault) == [grant.parent, grant]
+            assert [scope.name for scope in grant.scopes] == [grant.key_id, root.key_id, "tenant:acme"]
+            assert [scope.account.posted for scope in grant.scopes] == [{20_778: 3 * USD}] * 3
+            assert [scope.account.requests for scope in grant.scopes] == [{20_778: 1}] * 3
+            _, retry = await allowed(vault, grant, 300, replay=b"again")
+            assert retry.replay_of == row.call_id
+            _, verdict = await ask(vault, grant, 201)
+            assert isinstance(verdict, Refusal)
+            assert verdict.code is Code.CAP_EXHAUSTED
+            await allowed(vault, grant, 200)
+
+    run(main())
+
+
+def test_L6_a_key_with_an_open_hold_is_in_memory_from_the_start_and_so_is_all_above_it(folder: Path) -> None:
+    """Another key of its tenant, read later, finds the hold on the tenant's account."""
+
+    async def main() -> None:
+        async with vault_in(folder) as vault:
+            root, _ = await vault.issue(terms(tenant="acme"), "tester")
+            child, _ = await vault.issue(terms(tenant="acme", parent=root), "tester")
+            await allowed(vault, child, 300)
+            _, key = await vault.issue(terms(tenant="acme"), "tester")
+            await vault.set_tenant("acme", Limits(daily_cap_nano=5 * USD), "tester")
+        async with cold(folder) as vault:
+            assert [grant.no for grant in known(vault)] == [root.no, child.no]
+            (hold,) = vault.ledger.open
+            other = await found(vault, key)
+            assert other.scopes[-1] is known(vault)[0].scopes[-1] is await vault.tenant("acme")
+            assert other.scopes[-1].account.held == {20_778: hold.nano}
+            assert isinstance((await ask(vault, other, 201))[1], Refusal)
+            await allowed(vault, other, 200)
+
+    run(main())
+
+
+def test_L1_first_uses_at_once_give_one_grant_and_one_account(folder: Path) -> None:
+    """Two would be two caps: by the key, by its id, by a child, and a tenant by any of its keys."""
+
+    async def main() -> None:
+        async with vault_in(folder) as vault:
+            root, key = await vault.issue(terms(tenant="acme", daily_cap_nano=5 * USD), "tester")
+            _, below = await vault.issue(terms(tenant="acme", parent=root), "tester")
+            _, other = await vault.issue(terms(tenant="acme"), "tester")
+        async with cold(folder) as vault:
+            (row,) = await queries.keys_by_no(vault.journal.database.reader, [root.no])
+            tenant, named, _, (seen, child, sibling, again) = await asyncio.gather(
+                vault.tenant("acme"),
+                vault.named(root.key_id),
+                vault.view(row),
+                asyncio.gather(*(found(vault, each) for each in (key, below, other, key))),
+            )
+            assert seen is again is named[0] is child.parent
+            assert len(known(vault)) == 3
+            assert {scope for each in (seen, child, sibling) for scope in each.scopes} == {
+                *(seen.scope, child.scope, sibling.scope, tenant)
+            }
+            calls = [ask(vault, each, 100) for each in (seen, child) for _ in range(5)]
+            verdicts = [verdict for _, verdict in await asyncio.gather(*calls)]
+            assert sum(isinstance(verdict, Permit) for verdict in verdicts) == 5
+
+    run(main())
+
+
+def test_looking_at_a_key_does_not_bring_it_into_memory(folder: Path) -> None:
+    """A list of all keys reads them all; whoever is used later is still one."""
+
+    async def main() -> None:
+        async with vault_in(folder) as vault:
+            root, key = await vault.issue(terms(tenant="acme"), "tester")
+            await issue(vault, tenant="acme", parent=root)
+        async with cold(folder) as vault:
+            rows = await queries.keys(vault.journal.database.reader, queries.KeyFilter())
+            viewed = [await vault.view(row) for row in rows]
+            assert [grant.no for grant in viewed] == [2, 1]
+            assert known(vault) == []
+            assert await found(vault, key) not in viewed
+
+    run(main())
+
+
+class HeldUp:
+    """The readings of one task, held up before or after one of them until somebody says go."""
+
+    def __init__(self, vault: Vault, at: int) -> None:
+        self.read = vault._read
+        self.at = at
+        self.points = 0
+        self.reached = asyncio.Event()
+        self.go = asyncio.Event()
+        self.task: asyncio.Task[Grant] | None = None
+
+    async def __call__(self, reading: Awaitable[Any]) -> Any:
+        if asyncio.current_task() is not self.task:
+            return await self.read(reading)
+        await self.point()
+        result = await self.read(reading)
+        await self.point()
+        return result
+
+    async def point(self) -> None:
+        if self.points == self.at:
+            self.reached.set()
+            await self.go.wait()
+        self.points += 1
+
+
+SELECTIONS = {
+    "itself": Selection(frozenset({2})),
+    "its parent": Selection(frozenset({1})),
+    "its tenant": Selection(tenant="acme"),
+    "its label": Selection(label="run:1"),
+    "all": Selection(all=True),
+}
+
+
+@pytest.mark.parametrize("which", SELECTIONS)
+def test_law_5_a_key_that_is_revoked_while_it_is_read_is_never_let_through(
+    folder: Path, which: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its first use is held up at each reading of the database in turn, before and after it, meanwhile."""
+
+    async def held_up(place: Path, at: int) -> bool:
+        async with vault_in(place) as vault:
+            root, _ = await vault.issue(terms(tenant="acme", label="run:1/tenant:acme"), "tester")
+            also = terms(tenant="acme", label="run:1/tenant:acme", parent=root)
+            child, key = await vault.issue(also, "tester")
+        async with cold(place) as vault:
+            held = HeldUp(vault, at)
+            monkeypatch.setattr(vault, "_read", held)
+            held.task = asyncio.ensure_future(found(vault, key))
+            stop = asyncio.ensure_future(held.reached.wait())
+            await asyncio.wait([held.task, stop], return_when=asyncio.FIRST_COMPLETED)
+            stop.cancel()
+            if not held.reached.is_set():
+                return False
+            stopped, _ = await vault.revoke(SELECTIONS[which], "tester")
+            assert stopped == ([child.no] if which == "itself" else [root.no, child.no])
+            crashed = crash_copy(place, place / "crashed")
+            held.go.set()
+            for grant in (await held.task, await found(vault, key)):
+                _, verdict = await ask(vault, grant)
+                assert isinstance(verdict, Refusal), at
+                assert verdict.code is Code.KEY_REVOKED
+            assert not vault._revoking
+        async with cold(crashed) as vault:
+            assert (await found(vault, key)).status(NOON) == "revoked"
+        return True
+
+    async def main() -> int:
+        for at in range(40):
+            place = folder / str(at)
+            place.mkdir()
+            if not await held_up(place, at):
+                return at
+        return 0
+
+    assert run(main()) >= 12
+
+
+def test_law_5_control_without_the_list_of_revocations_under_way_a_read_would_overtake_one(
+    folder: Path,
+) -> None:
+    """The row that was read before the revocation was on disk says that the key lives."""
+
+    async def main() -> None:
+        async with vault_in(folder) as vault:
+            grant, key = await vault.issue(TERMS, "tester")
+        async with cold(folder) as vault:
+            (row,) = await queries.keys_by_no(vault.journal.database.reader, [grant.no])
+            await vault.revoke(Selection(frozenset({grant.no})), "tester")
+            vault._revoking.clear()
+            assert (await vault._enter_stored(row)).status(NOON) == "active"
+        async with cold(folder) as vault:
+            assert (await found(vault, key)).status(NOON) == "revoked"
+
+    run(main())
+
+
+def test_a_key_that_had_expired_is_not_called_revoked_by_a_revocation_of_many(folder: Path) -> None:
+    """Read while its tenant is revoked or before, it has expired; the database says so, too."""
+    clock = Clock()
+
+    async def main() -> None:
+        async with vault_in(folder, clock) as vault:
+            _, key = await vault.issue(terms(tenant="acme", lifetime_ns=HOUR_NS), "tester")
+        clock.ns += HOUR_NS
+        async with cold(folder, clock) as vault:
+            selection = Selection(tenant="acme")
+            revoking = asyncio.ensure_future(vault.revoke(selection, "tester"))
+            await asyncio.sleep(0)
+            assert vault._revoking == {selection}
+            assert (await found(vault, key)).status(clock.ns) == "expired"
+            assert (await revoking)[0] == []
+        assert stored(folder, "SELECT revoked_ns FROM vault_key") == [(None,)]
+
+    run(main())
+
+
+# --- pauses -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("last", ["pause", "resume"])
+def test_of_a_pause_and_a_resume_under_way_the_later_one_holds(folder: Path, last: str) -> None:
+    """In memory as on disk."""
+
+    async def main() -> None:
+        async with vault_in(folder) as vault:
+            grant = await issue(vault)
+            await vault.pause(grant, "why", "tester")
+            asked = [None, "why"] if last == "pause" else ["why", None]
+            await asyncio.gather(*(vault.pause(grant, why, "tester") for why in asked))
+            assert grant.status(NOON) == ("paused" if last == "pause" else "active")
+        async with vault_in(folder) as vault:
+            assert known(vault)[0].status(NOON) == ("paused" if last == "pause" else "active")
+
+    run(main())
+
+
+# --- lists that name operations of several vendors --------------------------------------------------------
+
+
+def test_law_9_a_child_may_reach_fewer_vendors_than_the_list_of_its_parent_names(folder: Path) -> None:
+    """What the list says of the others reaches nothing; after a restart as well."""
+    both = {"stripe": STRIPE, "mail": MAIL}
+
+    def resolved(parent: Grant) -> Terms:
+        return resolve(
+            wire.IssueRequest(),
+            vendors=("stripe",),
+            known=both,
+            policy=None,
+            parent=parent,
+            default_vendors=("stripe",),
+            now_ns=NOON,
+        )
+
+    async def main() -> None:
+        async with cold(folder, vendors=both) as vault:
+            names = ("mails.send", "refunds.create")
+            parent = await issue(vault, vendors=("mail", "stripe"), allow=names, deny=("mails.send",))
+            child, key = await vault.issue(resolved(parent), "tester")
+            assert child.vendors == ("stripe",)
+        async with cold(folder, vendors=both) as vault:
+            child = await found(vault, key)
+            assert child.status(NOON) == "active"
+            for call, code in [
+                (access("POST /v1/refunds", vendor=STRIPE), None),
+                (access("POST /v1/payment_intents", vendor=STRIPE), Code.ENDPOINT_NOT_ALLOWED),
+                (access("POST /v1/mails", vendor=MAIL), Code.VENDOR_NOT_ALLOWED),
+            ]:
+                refusal = admit(child, call, NOON)
+                assert (refusal and refusal.code) == code
+
+    run(main())
+
+
+def test_law_10_a_policy_that_has_no_vendor_in_common_with_a_key_leaves_it_none(folder: Path) -> None:
+    """Neither the policy's, which the key was not issued for, nor its own, which the policy no longer has."""
+
+    async def main() -> None:
+        async with vault_in(folder) as vault:
+            grant = await issue(vault, policy="gold", said='{"vendors":["stripe"]}')
+
+            def push(row: dict[str, Any]) -> Limits:
+                said = {"daily_cap_nano": USD, "vendors": ("mail",)}
+                return pushed(row, said, {"stripe": STRIPE, "mail": MAIL}, stored_limits(row))
+
+            assert await vault.set_policies({"gold": "{}"}, push, "tester") == [grant.key_id]
+            _, verdict = await ask(vault, grant)
+            assert isinstance(verdict, Refusal)
+            assert verdict.code is Code.VENDOR_NOT_ALLOWED
+
+    run(main())
+
+
+# --- the schema before ------------------------------------------------------------------------------------
+
+OLD_KEYS = [
+    # no, tenant, label, revoked
+    (1, "acme", "tenant:acme/agent:x", None),
+    (2, "acme", "/agent:y//tenant:acme/agent:y/", None),
+    (3, None, "", None),
+    (4, "acme2", "tenant:acme2", NOON),
+]
+OLD_SPEND = [(1, 20_777, 5 * USD), (1, 20_778, 7 * USD), (2, 20_778, 11 * USD), (4, 20_700, 13 * USD)]
+OLD_CALLS = [
+    # key, time, nano, outcome, result, replay digest, replay of
+    (1, NOON - DAY_NS, 5 * USD, "posted", "allowed", None, None),
+    (1, NOON, 7 * USD, "posted", "allowed", b"again", None),
+    (1, NOON, 0, "posted", "allowed", b"again", "call_2"),
+    (1, NOON, 0, "refused", "cap_exhausted", None, None),
+    (2, NOON, 11 * USD, "posted", "allowed", None, None),
+    (2, NOON, 2 * USD, "pending", "allowed", None, None),
+    (3, NOON, 0, "voided", "allowed", None, None),
+    (None, NOON, 0, "refused", "key_unknown", None, None),
+]
+
+
+def make_old(folder: Path) -> list[str]:
+    """A database of schema 1, as its own release would have left it, and the keys that are in it."""
+    initial = resources.files("kbctld.store") / "migrations" / "0001_initial.sql"
+    secrets = [mint(bytes([no]) * 32) for no, *_ in OLD_KEYS]
+    path = folder / "kbctl.db"
+    with closing(sqlite3.connect(path)) as old:
+        old.executescript(initial.read_text(encoding="utf-8"))
+        old.executescript(f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = 1;")
+        for (no, tenant, label, revoked), secret in zip(OLD_KEYS, secrets, strict=True):
+            old.execute(
+                "INSERT INTO vault_key VALUES (?, ?, ?, ?, '[\"stripe\"]', ?, NULL, NULL, NULL, '[]',"
+                " ?, ?, '{}', NULL, ?, NULL, ?, NULL)",
+                (
+                    no,
+                    f"vk_{no}",
+                    digest(secret),
+                    secret[-4:],
+                    20 * USD,
+                    label,
+                    tenant,
+                    NOON - DAY_NS,
+                    revoked,
+                ),
+            )
+        old.executemany("INSERT INTO spend VALUES (?, ?, ?)", OLD_SPEND)
+        for no, (key_no, ts_ns, nano, outcome, result, replay, replay_of) in enumerate(OLD_CALLS, start=1):
+            old.execute(
+                "INSERT INTO call (no, call_id, ts_ns, key_no, amount_nano, outcome, policy_check_result,"
+                " request_digest, replay_digest, replay_of) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (no, f"call_{no}", ts_ns, key_no, nano, outcome, result, REQUEST_700, replay, replay_of),
+            )
+        old.execute("UPDATE meta SET value = 4 WHERE key = 'changes'")
+        old.commit()
+    path.chmod(0o600)
+    anchor = Anchor(folder / "kbctl.anchor")
+    anchor.reset(Height(len(OLD_CALLS), 4))
+    anchor.close()
+    return secrets
+
+
+REQUEST_700 = b"amount=700&curre"
+
+
+def test_a_database_of_the_first_schema_is_carried_over_whole(folder: Path) -> None:
+    """Balances, tenants' sums, requests, label segments, holds and retries; a copy of what it was stays."""
+    secrets = make_old(folder)
+
+    async def main() -> None:
+        async with cold(folder) as vault:
+            assert [grant.no for grant in known(vault)] == [2]  # it has the open hold
+            first, second, third, last = [await found(vault, secret) for secret in secrets]
+            days = {20_777: 5 * USD, 20_778: 7 * USD}
+            assert first.scope.account.posted == days
+            assert first.scope.account.requests == {20_777: 1, 20_778: 2}
+            assert second.scope.account.posted == {20_778: 11 * USD}
+            assert second.scope.account.held == {20_778: 2 * USD}
+            assert second.scope.account.requests == {20_778: 2}
+            assert third.scope.account.used_total() == 0
+            assert third.scope.account.requests == {20_778: 1}
+            tenant = first.scopes[-1]
+            assert tenant is second.scopes[-1]
+            assert tenant.account.posted == {20_777: 5 * USD, 20_778: 18 * USD}
+            assert tenant.account.held == {20_778: 2 * USD}
+            assert tenant.account.requests == {20_777: 1, 20_778: 4}
+            assert last.scopes[-1].account.posted == {20_700: 13 * USD}
+            assert [grant.status(NOON) for grant in (first, second, third, last)] == ["active"] * 3 + [
+                "revoked"
+            ]
+            assert {grant.scope.daily_cap_nano for grant in known(vault)} == {20 * USD}
+            assert [grant.parent for grant in known(vault)] == [None] * 4
+            for label, numbers in [
+                ("tenant:acme", [1, 2]),
+                ("agent:y", [2]),
+                ("agent:x/tenant:acme", [1]),
+                ("tenant:acme2", [4]),
+                ("acme", []),
+            ]:
+                wanted = queries.KeyFilter(labels=(label,))
+                rows = await queries.key_numbers(vault.journal.database.reader, wanted)
+                assert sorted(rows) == numbers, label
+            _, retry = await allowed(vault, first, 700, replay=b"again")
+            assert retry.replay_of == "call_2"
+            assert isinstance((await ask(vault, first, 1301))[1], Refusal)
+            await allowed(vault, first, 1300)
+            assert (await vault.revoke(Selection(label="tenant:acme"), "tester"))[0] == [1, 2]
+
+    run(main())
+    segments = stored(folder, "SELECT segment, key_no FROM label_segment ORDER BY key_no, segment")
+    assert segments == [
+        *(("agent:x", 1), ("tenant:acme", 1), ("agent:y", 2), ("tenant:acme", 2), ("tenant:acme2", 4)),
+    ]
+    with closing(sqlite3.connect(folder / "kbctl.db.before-schema-2")) as copy:
+        assert copy.execute("SELECT * FROM spend ORDER BY key_no, day").fetchall() == OLD_SPEND

@@ -28,7 +28,7 @@ class Grant:
         ancestors: the grant that it was derived from, that one's, and so on up.
         scope: its own limits and account.
         scopes: the limits that every hold must fit: its own, its ancestors', its tenant's.
-        vendors: names of the vendors it reaches, never empty.
+        vendors: names of the vendors it reaches; empty only where a policy took the last away.
         allow: None for every operation whose cost is known, privileged ones excepted.
         rules: what parameters must be.
         stamp: whether its calls carry its id in the vendor's own metadata.
