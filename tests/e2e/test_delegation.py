@@ -12,7 +12,7 @@ import pytest
 
 from kbctl import wire
 from tests.e2e.scene import CHARGES, Agent, RecordingVendor, Scene, said, until
-from tests.e2e.support import SECRET, new_home
+from tests.e2e.support import SECRET, Kbctl, new_home
 
 PARENT: dict[str, Any] = {
     "vendor": "stripe",
@@ -117,7 +117,7 @@ TIGHTER: list[tuple[dict[str, Any], dict[str, Any]]] = [
 class Family(Scene):
     """A daemon before vendors that remember all they are sent."""
 
-    def __init__(self, kbctl: Any) -> None:
+    def __init__(self, kbctl: Kbctl) -> None:
         self.stripe, self.mail = RecordingVendor(), RecordingVendor()
         super().__init__(kbctl, {"stripe": self.stripe.url, "mail": self.mail.url})
         kbctl("credential", "set", "stripe:acme", stdin=SECRET + "x\n")
@@ -326,7 +326,7 @@ def freeze(family: Family, parent: dict[str, Any]) -> None:
 
 @pytest.mark.xfail(
     strict=True,
-    reason="`resume` says that it lets frozen keys go on, prints the status and exits 0; the key stays frozen",
+    reason="`resume` exits 0 and prints the status of a key that stays frozen, or paused by its parent",
 )
 @pytest.mark.parametrize("stopped", ["itself", "its parent"])
 def test_resume_never_exits_0_without_letting_the_key_go_on(family: Family, stopped: str) -> None:

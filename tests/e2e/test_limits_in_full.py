@@ -12,8 +12,8 @@ from urllib.parse import quote
 
 import pytest
 
-from tests.e2e.scene import CHARGES, RecordingVendor, Scene, said, until
-from tests.e2e.support import SECRET, new_home
+from tests.e2e.scene import CHARGES, Agent, RecordingVendor, Scene, said, until
+from tests.e2e.support import SECRET, Kbctl, new_home
 
 PLAIN = "amount=100&currency=usd&customer=cus_1"
 
@@ -21,9 +21,9 @@ PLAIN = "amount=100&currency=usd&customer=cus_1"
 class Stage(Scene):
     """A daemon before two vendors that remember all they are sent: Stripe, and one of the user's own."""
 
-    def __init__(self, kbctl: Any) -> None:
+    def __init__(self, kbctl: Kbctl, config: str) -> None:
         self.stripe, self.mail = RecordingVendor(), RecordingVendor()
-        super().__init__(kbctl, {"stripe": self.stripe.url, "mail": self.mail.url})
+        super().__init__(kbctl, {"stripe": self.stripe.url, "mail": self.mail.url}, config)
 
     def close_vendors(self) -> None:
         self.stripe.close()
@@ -42,8 +42,8 @@ class Stage(Scene):
 
 
 @contextmanager
-def staged() -> Iterator[Stage]:
-    with new_home() as kbctl, Stage(kbctl) as made:
+def staged(config: str = "") -> Iterator[Stage]:
+    with new_home() as kbctl, Stage(kbctl, config) as made:
         yield made
         made.close_vendors()
 
@@ -440,7 +440,7 @@ def test_another_account_is_refused_unless_a_rule_lists_it(stage: Stage, header:
     bare = stage.agent(stage.issue(vendor="stripe"))
     agent = stage.agent(listed)
 
-    def ask(agent: Any, account: str) -> str:
+    def ask(agent: Agent, account: str) -> str:
         return said(agent.ask("POST", CHARGES, PLAIN, **{header: account}))
 
     before = len(stage.stripe.arrived)
@@ -579,7 +579,7 @@ def test_rotation_under_load_fails_no_call_and_ends_the_old_secret(own_stage: St
     results = list[str]()
     over = threading.Event()
 
-    def work(agent: Any) -> None:
+    def work(agent: Agent) -> None:
         while not over.is_set():
             results.append(agent.charge())
 
@@ -603,6 +603,30 @@ def test_rotation_under_load_fails_no_call_and_ends_the_old_secret(own_stage: St
     assert credential["version"] == 2
 
 
+def test_a_call_that_waits_to_be_sent_leaves_with_the_new_secret() -> None:
+    """Allowed under the old one, in line for the only connection, rotated: the old one stays here."""
+    fresh = SECRET.replace("Canary", "Rotated")
+    with staged("[upstream]\nconnections = 1\n") as stage:
+        keys = [stage.issue(vendor="stripe") for _ in range(2)]
+        stage.stripe.may_answer.clear()
+        answers = list[str]()
+
+        def work(agent: Agent) -> None:
+            answers.append(agent.charge())
+
+        team = [threading.Thread(target=work, args=(stage.agent(key),)) for key in keys]
+        for thread in team:
+            thread.start()
+        until(lambda: stage.stripe.arrived and len(stage.rows()) == 2)
+        stage.done("PUT", "/credentials/stripe", {"secret": fresh})
+        stage.stripe.may_answer.set()
+        for thread in team:
+            thread.join(20)
+        sent = [heard.headers["authorization"] for heard in stage.stripe.arrived]
+    assert answers == ["allowed"] * 2
+    assert sent == [f"Bearer {SECRET}", f"Bearer {fresh}"]
+
+
 # --- revocation ---------------------------------------------------------------------------------------
 
 
@@ -613,7 +637,7 @@ def test_revoke_abort_cuts_what_is_in_flight_and_keeps_its_hold(stage: Stage) ->
     stage.stripe.may_answer.clear()
     answers = list[tuple[int, dict[str, Any]]]()
 
-    def call(agent: Any) -> None:
+    def call(agent: Agent) -> None:
         answers.append(agent.ask("POST", CHARGES, PLAIN))
 
     team = [threading.Thread(target=call, args=(stage.agent(each),)) for each in (key, key, other)]
