@@ -10,16 +10,18 @@ import json
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Self
 from urllib.parse import parse_qsl, urlencode
 
 import httpx
 
-from tests.e2e.support import SECRET, Kbctl, RawVendor, post
+from tests.e2e.support import SECRET, Kbctl, RawVendor, new_home, post
 
 CHARGES = "/stripe/v1/payment_intents"
+PLAIN = "amount=100&currency=usd&customer=cus_1"
 FORM = "application/x-www-form-urlencoded"
 
 MAIL = """
@@ -244,6 +246,40 @@ class Scene:
             return await asyncio.gather(*calls)
 
         return [said(answer) for answer in asyncio.run(all_at_once())]
+
+
+class Stage(Scene):
+    """A daemon before two vendors that remember all they are sent: Stripe, and one of the user's own."""
+
+    def __init__(self, kbctl: Kbctl, config: str) -> None:
+        self.stripe, self.mail = RecordingVendor(), RecordingVendor()
+        super().__init__(kbctl, {"stripe": self.stripe.url, "mail": self.mail.url}, config)
+
+    def close_vendors(self) -> None:
+        self.stripe.close()
+        self.mail.close()
+
+    def restart(self) -> None:
+        self.close()
+        self.kbctl("down")
+        self.up()
+
+    def changes(self, subject: str) -> list[dict[str, Any]]:
+        """What was changed of a key or a policy, newest first."""
+        return list(self.done("GET", "/changes", subject=subject))
+
+    def error(self, *args: str, status: int) -> str:
+        """What a command says when it fails so."""
+        before = len(self.kbctl.said)
+        self.kbctl(*args, status=status)
+        return self.kbctl.said[before:]
+
+
+@contextmanager
+def staged(config: str = "") -> Iterator[Stage]:
+    with new_home() as kbctl, Stage(kbctl, config) as made:
+        yield made
+        made.close_vendors()
 
 
 def place(kbctl: Kbctl, name: str, text: str) -> None:
