@@ -155,7 +155,8 @@ class Vault:
         self._roster = Roster()
         self._tenants: dict[str, Scope] = {}
         self._children: dict[int, int] = {}
-        self._revoking: set[Selection] = set()
+        self._revoking: dict[Selection, list[int]] = {}
+        """Under way, each with the keys that it caught while they were read."""
         self._reading = asyncio.Lock()
         self._wanted: dict[bytes | int, None] = {}
         self._fetching: asyncio.Task[None] | None = None
@@ -331,9 +332,10 @@ class Vault:
 
     def _keep(self, grant: Grant, calls: Iterable[Mapping[str, Any]]) -> None:
         now_ns = self.now_ns()
-        for selection in self._revoking:
+        for selection, caught in self._revoking.items():
             if grant.revoked_ns is None and selection.stops(grant, now_ns):
                 grant.revoked_ns = now_ns  # its row was read before the revocation was on disk
+                caught.append(grant.no)
         self._roster.add(grant)
         self._grown()
         for call in calls:
@@ -442,7 +444,7 @@ class Vault:
             JournalError: they are stopped until a restart, but that is not durable yet.
         """
         now_ns = self.now_ns()
-        self._revoking.add(selection)
+        caught = self._revoking.setdefault(selection, [])
         stopped, flying = list[int](), list[Grant]()
         # Memory is asked again for what had been stopped: a retry after a failure must make it durable.
         numbers = dict[int, None]()
@@ -468,6 +470,8 @@ class Vault:
                     flying.append(late)
             if turn % _AT_ONCE == 0:
                 await asyncio.sleep(0)
+        stopped = list(dict.fromkeys([*stopped, *caught]))
+        numbers.update(dict.fromkeys(caught))
         details = {"keys": len(stopped), "tenant": selection.tenant, "label": selection.label}
         told = [changes.noted(now_ns, actor, "key.revoke", subject, details)] if stopped else []
         rest = iter(numbers)
@@ -499,7 +503,7 @@ class Vault:
 
     async def _forget(self, selection: Selection) -> None:
         async with self._reading:
-            self._revoking.discard(selection)
+            self._revoking.pop(selection, None)
 
     async def _record_patiently(self, statements: list[Statement]) -> None:
         """Record what has already happened in memory; a database that somebody has locked is waited for."""

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kbctld.core.grant import Grant, read_entry
+from kbctld.core.entry import read_entry
+from kbctld.core.grant import Grant
 from kbctld.core.ledger import Ledger
 from kbctld.core.limits import ADDING, WIRE_NAMES, Limits, first_wider, merged, replaced, tightened
 from kbctld.core.pace import Rate, read_loop, read_rate

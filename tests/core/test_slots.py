@@ -5,7 +5,7 @@ import base64
 import pytest
 
 from kbctld.core.refusal import Code, Refusal
-from kbctld.core.slots import find_vault_key
+from kbctld.core.slots import Shown, find_vault_key
 from kbctld.core.vault_key import mint
 
 KEY = mint(bytes(range(32)))
@@ -35,7 +35,9 @@ def bearer(text: str) -> bytes:
 )
 def test_a_key_is_found_wherever_an_sdk_puts_it(authorization: bytes | None, api_key: bytes | None) -> None:
     """Whatever else stands there is dropped."""
-    assert find_vault_key(authorization, api_key) == KEY
+    shown = find_vault_key(authorization, api_key)
+    assert isinstance(shown, Shown)
+    assert shown.key == KEY
 
 
 @pytest.mark.parametrize(

@@ -24,9 +24,11 @@ from kbctld.core.vault_key import digest, mint
 from kbctld.core.vendor import Vendor
 from kbctld.store import queries
 from kbctld.store.anchor import Anchor, Height
+from kbctld.store.changes import limits_of_row
 from kbctld.store.database import APPLICATION_ID, open_database
 from kbctld.store.journal import JournalError
-from kbctld.vault import Selection, Terms, Vault, stored_limits
+from kbctld.store.kept import kept_of
+from kbctld.vault import Selection, Terms, Vault
 from tests.core.support import access
 from tests.daemon.support import (
     DAY_NS,
@@ -567,11 +569,10 @@ def test_L1_first_uses_at_once_give_one_grant_and_one_account(folder: Path) -> N
             _, below = await vault.issue(terms(tenant="acme", parent=root), "tester")
             _, other = await vault.issue(terms(tenant="acme"), "tester")
         async with cold(folder) as vault:
-            (row,) = await queries.keys_by_no(vault.journal.database.reader, [root.no])
             tenant, named, _, (seen, child, sibling, again) = await asyncio.gather(
                 vault.tenant("acme"),
                 vault.named(root.key_id),
-                vault.view(row),
+                vault.views([root.no]),
                 asyncio.gather(*(found(vault, each) for each in (key, below, other, key))),
             )
             assert seen is again is named[0] is child.parent
@@ -594,8 +595,8 @@ def test_looking_at_a_key_does_not_bring_it_into_memory(folder: Path) -> None:
             root, key = await vault.issue(terms(tenant="acme"), "tester")
             await issue(vault, tenant="acme", parent=root)
         async with cold(folder) as vault:
-            rows = await queries.keys(vault.journal.database.reader, queries.KeyFilter())
-            viewed = [await vault.view(row) for row in rows]
+            numbers = await queries.page_of_keys(vault.journal.database.path, queries.KeyFilter())
+            viewed = await vault.views(numbers)
             assert [grant.no for grant in viewed] == [2, 1]
             assert known(vault) == []
             assert await found(vault, key) not in viewed
@@ -604,9 +605,10 @@ def test_looking_at_a_key_does_not_bring_it_into_memory(folder: Path) -> None:
 
 
 class HeldUp:
-    """The readings of one task, held up before or after one of them until somebody says go."""
+    """All readings but one task's, held up before or after one of them until somebody says go."""
 
     def __init__(self, vault: Vault, at: int) -> None:
+        self.spared = asyncio.current_task()
         self.read = vault._read
         self.at = at
         self.points = 0
@@ -615,7 +617,7 @@ class HeldUp:
         self.task: asyncio.Task[Grant] | None = None
 
     async def __call__(self, reading: Awaitable[Any]) -> Any:
-        if asyncio.current_task() is not self.task:
+        if asyncio.current_task() is self.spared:
             return await self.read(reading)
         await self.point()
         result = await self.read(reading)
@@ -659,7 +661,7 @@ def test_law_5_a_key_that_is_revoked_while_it_is_read_is_never_let_through(
             if not held.reached.is_set():
                 return False
             stopped, _ = await vault.revoke(SELECTIONS[which], "tester")
-            assert stopped == ([child.no] if which == "itself" else [root.no, child.no])
+            assert sorted(stopped) == ([child.no] if which == "itself" else [root.no, child.no])
             crashed = crash_copy(place, place / "crashed")
             held.go.set()
             for grant in (await held.task, await found(vault, key)):
@@ -679,7 +681,7 @@ def test_law_5_a_key_that_is_revoked_while_it_is_read_is_never_let_through(
                 return at
         return 0
 
-    assert run(main()) >= 12
+    assert run(main()) >= 2
 
 
 def test_law_5_control_without_the_list_of_revocations_under_way_a_read_would_overtake_one(
@@ -691,10 +693,16 @@ def test_law_5_control_without_the_list_of_revocations_under_way_a_read_would_ov
         async with vault_in(folder) as vault:
             grant, key = await vault.issue(TERMS, "tester")
         async with cold(folder) as vault:
-            (row,) = await queries.keys_by_no(vault.journal.database.reader, [grant.no])
+            kept = await kept_of(
+                vault.journal.database.reader,
+                numbers=[grant.no],
+                known=lambda _number: False,
+                calls_since_ns=0,
+            )
             await vault.revoke(Selection(frozenset({grant.no})), "tester")
             vault._revoking.clear()
-            assert (await vault._enter_stored(row)).status(NOON) == "active"
+            await vault._enter(kept)
+            assert [grant.status(NOON) for grant in known(vault)] == ["active"]
         async with cold(folder) as vault:
             assert (await found(vault, key)).status(NOON) == "revoked"
 
@@ -713,7 +721,7 @@ def test_a_key_that_had_expired_is_not_called_revoked_by_a_revocation_of_many(fo
             selection = Selection(tenant="acme")
             revoking = asyncio.ensure_future(vault.revoke(selection, "tester"))
             await asyncio.sleep(0)
-            assert vault._revoking == {selection}
+            assert set(vault._revoking) == {selection}
             assert (await found(vault, key)).status(clock.ns) == "expired"
             assert (await revoking)[0] == []
         assert stored(folder, "SELECT revoked_ns FROM vault_key") == [(None,)]
@@ -788,7 +796,7 @@ def test_law_10_a_policy_that_has_no_vendor_in_common_with_a_key_leaves_it_none(
 
             def push(row: dict[str, Any]) -> Limits:
                 said = {"daily_cap_nano": USD, "vendors": ("mail",)}
-                return pushed(row, said, {"stripe": STRIPE, "mail": MAIL}, stored_limits(row))
+                return pushed(row, said, {"stripe": STRIPE, "mail": MAIL}, limits_of_row(row))
 
             assert await vault.set_policies({"gold": "{}"}, push, "tester") == [grant.key_id]
             _, verdict = await ask(vault, grant)
@@ -905,7 +913,8 @@ def test_a_database_of_the_first_schema_is_carried_over_whole(folder: Path) -> N
             assert retry.replay_of == "call_2"
             assert isinstance((await ask(vault, first, 1301))[1], Refusal)
             await allowed(vault, first, 1300)
-            assert (await vault.revoke(Selection(label="tenant:acme"), "tester"))[0] == [1, 2]
+            stopped, _ = await vault.revoke(Selection(label="tenant:acme"), "tester")
+            assert sorted(stopped) == [1, 2]
 
     run(main())
     segments = stored(folder, "SELECT segment, key_no FROM label_segment ORDER BY key_no, segment")

@@ -324,10 +324,6 @@ def freeze(family: Family, parent: dict[str, Any]) -> None:
     until(lambda: family.key(parent)["status"] == "frozen")
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="`resume` exits 0 and prints the status of a key that stays frozen, or paused by its parent",
-)
 @pytest.mark.parametrize("stopped", ["itself", "its parent"])
 def test_resume_never_exits_0_without_letting_the_key_go_on(family: Family, stopped: str) -> None:
     """A frozen key, or one whose parent is paused: it goes on, or the command says that it does not."""

@@ -102,9 +102,16 @@ def test_a_flag_may_only_tighten_a_policy_unless_overridden(
 ) -> None:
     """Exit 3 that names the field and the way out, and no key; with --override it is issued so."""
     strict = {
-        **{"name": "strict", "daily_usd_cap": 10, "total_usd_cap": 100, "call_usd_cap": 5, "rate": "5/s"},
-        **{"allowed_endpoints": ["POST /v1/payment_intents"], "vendors": ["stripe"], "daily_requests": 20},
-        **{"loop": "3/1m", "expires_in": "2h"},
+        "name": "strict",
+        "daily_usd_cap": 10,
+        "total_usd_cap": 100,
+        "call_usd_cap": 5,
+        "rate": "5/s",
+        "allowed_endpoints": ["POST /v1/payment_intents"],
+        "vendors": ["stripe"],
+        "daily_requests": 20,
+        "loop": "3/1m",
+        "expires_in": "2h",
     }
     stage.done("PUT", "/policies/strict", strict)
     before = len(stage.done("GET", "/vault/keys")["keys"])

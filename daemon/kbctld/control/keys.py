@@ -137,7 +137,7 @@ class KeyHandlers:
                 "issue",
                 "Let a paused key go on",
                 gives=wire.Key,
-                errors=(404, 503),
+                errors=(404, 409, 503),
             ),
         ]
 
@@ -417,6 +417,22 @@ class KeyHandlers:
         return await self._pause(ask, "an operator paused it")
 
     async def resume(self, ask: Ask) -> Reply:
+        grant = await self.named(ask.parameters[0])
+        for holder in grant.lineage:
+            if holder.frozen:
+                raise KbctlError(
+                    "key_frozen",
+                    f"key {holder.key_id} was stopped for good: {holder.frozen}",
+                    "kbctl issue --help    # for a new one",
+                    Exit.REFUSED,
+                )
+            if holder.paused and holder is not grant:
+                raise KbctlError(
+                    "parent_paused",
+                    f"key {holder.key_id}, which {grant.key_id} comes from, is paused too",
+                    f"kbctl resume {holder.key_id}    # first",
+                    Exit.REFUSED,
+                )
         return await self._pause(ask, None)
 
     async def _pause(self, ask: Ask, why: str | None) -> Reply:
