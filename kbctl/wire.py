@@ -191,7 +191,7 @@ class IssuedKey(Key, kw_only=True):
 
 
 class KeyList(Reply):
-    """A page, newest first; ``Link: rel="next"`` leads on."""
+    """A page: issued keys before derived ones, each newest first; ``Link: rel="next"`` leads on."""
 
     keys: list[Key]
 

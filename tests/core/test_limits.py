@@ -464,3 +464,21 @@ def test_law_9_control_entries_that_look_alike_are_not_the_same() -> None:
         assert any(leaves(child, each) and not leaves(parent, each) for each in ATTEMPTS)
         assert not wider("allow", (entry,), (base,))
         assert wider("allow", (entry,), (base,), OTHER)
+
+
+@pytest.mark.parametrize(
+    ("rules", "base", "wider"),
+    [
+        (("acme-account in acct_1",), (), "param_rules"),
+        (("Acme-Account in acct_1",), (), "param_rules"),
+        (("acme-account in acct_1",), ("acme-account in acct_1,acct_2",), None),
+        (("amount <= 5",), (), None),
+    ],
+)
+def test_a_rule_that_lists_an_account_opens_it(
+    rules: tuple[str, ...], base: tuple[str, ...], wider: str | None
+) -> None:
+    """Every other rule takes away; this one is wider where the base lists no account."""
+    assert first_wider({"rules": rules}, Limits(rules=base), [VENDOR]) == wider
+    kept = tightened({"rules": (*rules, "amount <= 9")}, Limits(rules=base), [VENDOR]).rules
+    assert set(kept) == {*base, "amount <= 9", *(() if wider else rules)}

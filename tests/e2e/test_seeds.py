@@ -383,11 +383,6 @@ def test_F3_one_tenant_is_looked_up_and_revoked_and_the_others_go_on(platform: P
     assert report["left"] == []
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="keys are listed newest first, so the first of a tenant's can be a child that its agent derived;"
-    " revoking that one leaves the agent its own key",
-)
 def test_the_key_that_the_lookup_finds_first_stops_the_tenant_s_agent(platform: Platform) -> None:
     """Law 5 for the published lookup: an agent can't put a child of its key in front of it."""
     key = platform.bill("dodger")["key"]

@@ -287,20 +287,20 @@ class KeyHandlers:
         found = list[Grant]()
         more: int | None = None
         while True:
-            numbers = await self._numbers(wanted)
-            for grant in await self._read(self.vault.views(numbers)):
+            places = await self._places(wanted)
+            for grant in await self._read(self.vault.views([place % queries.DERIVED for place in places])):
                 if status in ("all", grant.status(now_ns)):
                     found.append(grant)
-            if len(numbers) == limit:
-                more = numbers[-1]
+            if len(places) == limit:
+                more = places[-1]
             # An ancestor decides too, which the database can't tell: look on until the page is full.
-            if len(numbers) < limit or len(found) >= limit:
+            if len(places) < limit or len(found) >= limit:
                 break
             wanted = replace(wanted, before_no=more)
             more = None
         if len(found) > limit:
             found = found[:limit]
-            more = found[-1].no
+            more = found[-1].no + (queries.DERIVED if found[-1].parent else 0)
         fields: tuple[tuple[bytes, bytes], ...] = ()
         if more is not None:
             fields = ((b"Link", f'<{next_page("/vault/keys", ask, more)}>; rel="next"'.encode()),)
@@ -313,7 +313,8 @@ class KeyHandlers:
         return Reply(await self._tree(await self.named(ask.parameters[0])))
 
     async def _tree(self, grant: Grant) -> wire.KeyTree:
-        numbers = await self._numbers(queries.KeyFilter(parent_no=grant.no))
+        places = await self._places(queries.KeyFilter(parent_no=grant.no))
+        numbers = [place % queries.DERIVED for place in places]
         views = await self._read(self.vault.views(numbers[::-1]))
         children = [await self._tree(child) for child in views]
         return wire.KeyTree(key=self.key(grant), children=children)
@@ -380,7 +381,7 @@ class KeyHandlers:
 
     async def _check_fits(self, selection: Selection) -> None:
         labels = () if selection.label is None else (selection.label,)
-        if not await self._numbers(queries.KeyFilter(tenant=selection.tenant, labels=labels, limit=1)):
+        if not await self._places(queries.KeyFilter(tenant=selection.tenant, labels=labels, limit=1)):
             raise KbctlError("key_unknown", "no key fits that", "kbctl keys --status all", Exit.NOT_FOUND)
 
     async def _revoke(self, selection: Selection, ask: Ask, *, abort: bool) -> Reply:
@@ -474,7 +475,7 @@ class KeyHandlers:
         except JournalError as error:
             raise unrecorded(error) from None
 
-    async def _numbers(self, wanted: queries.KeyFilter) -> Sequence[int]:
+    async def _places(self, wanted: queries.KeyFilter) -> Sequence[int]:
         """A page of keys, newest first."""
         try:
             return await queries.page_of_keys(self.vault.journal.database.path, wanted)

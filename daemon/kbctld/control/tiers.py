@@ -4,9 +4,10 @@ What must stay true: policies are applied all together or not at all; what a liv
 where the operator asks for that, and is then in the list of changes.
 """
 
+import asyncio
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from kbctl import wire
@@ -34,6 +35,7 @@ class TierHandlers:
     """The handlers and what they work on."""
 
     vault: Vault
+    _setting: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     def routes(self) -> list[Route]:
         """This part of the table."""
@@ -223,9 +225,9 @@ class TierHandlers:
         )
         said = said_in(limits, ())
         try:
-            scope = await self.vault.tenant(name)
-            wanted = merged(said, _limits_of(scope))
-            await self.vault.set_tenant(name, wanted, ask.actor, said_on_wire(said))
+            async with self._setting:  # two at once on different fields must not undo each other
+                wanted = merged(said, _limits_of(await self.vault.tenant(name)))
+                await self.vault.set_tenant(name, wanted, ask.actor, said_on_wire(said))
         except JournalError as error:
             raise unrecorded(error) from None
         return Reply(await self._tenant(name))

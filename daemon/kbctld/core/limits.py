@@ -10,6 +10,7 @@ from typing import Any
 
 from kbctld.core.entry import Entry, EntryError, read_entry
 from kbctld.core.pace import Loop, Rate
+from kbctld.core.rule import RuleError, read_rule
 from kbctld.core.vendor import READS, Operation, Vendor
 
 
@@ -77,7 +78,7 @@ def replaced(said: Said, base: Limits) -> Limits:
 def first_wider(said: Said, base: Limits, vendors: Sequence[Vendor]) -> str | None:
     """The first field that would widen ``base``, by the name people use; None where none would."""
     for name, value in said.items():
-        if name not in ADDING and not _within(name, value, base, vendors):
+        if not _within(name, value, base, vendors):
             return WIRE_NAMES[name]
     return None
 
@@ -86,8 +87,10 @@ def tightened(said: Said, base: Limits, vendors: Sequence[Vendor]) -> Limits:
     """``base`` with what was said put over it only where that is no wider."""
     fitting = dict[str, Any]()
     for name, value in said.items():
-        if name in ADDING or _within(name, value, base, vendors):
+        if _within(name, value, base, vendors):
             fitting[name] = value
+        elif name == "rules":
+            fitting[name] = tuple(text for text in value if _within(name, (text,), base, vendors))
         elif name == "allow":
             fitting[name] = tuple(text for text in value or () if _within(name, (text,), base, vendors))
         elif name == "vendors":
@@ -108,6 +111,10 @@ def _within(name: str, value: Any, base: Limits, vendors: Sequence[Vendor]) -> b
             return bound is None or (value is not None and set(value) <= set(bound))
         case "stamp":
             return bool(value) or not bound
+        case "deny":
+            return True
+        case "rules":
+            return _rules_within(value, bound, vendors)
         case _:
             return bound is None or (value is not None and _NO_WIDER[name](value, bound))
 
@@ -120,6 +127,23 @@ def _rate_within(rate: Rate, base: Rate) -> bool:
 def _loop_within(loop: Loop, base: Loop) -> bool:
     milder = base.action == "pause" and loop.action != "pause"
     return loop.times <= base.times and loop.window_ns >= base.window_ns and not milder
+
+
+def _rules_within(rules: Iterable[str], base: Iterable[str], vendors: Sequence[Vendor]) -> bool:
+    """A rule takes away, but for one: that an account is listed opens it."""
+    accounts = {header for vendor in vendors for header in vendor.account_headers}
+    return not (_fields(rules, vendors) & accounts) - _fields(base, vendors)
+
+
+def _fields(rules: Iterable[str], vendors: Sequence[Vendor]) -> set[str]:
+    """The fields that rules are about; one whose scope only another vendor knows binds nothing here."""
+    found = set()
+    for text in rules:
+        try:
+            found.add(read_rule(text, vendors).field.lower())
+        except RuleError:
+            continue
+    return found
 
 
 def _number_within(value: int, base: int) -> bool:

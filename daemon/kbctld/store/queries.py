@@ -10,7 +10,7 @@ import sqlite3
 from array import array
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -146,13 +146,32 @@ async def keys(reader: aiosqlite.Connection, wanted: KeyFilter) -> list[Row]:
     return await _rows(reader, sql, (*values, wanted.limit))
 
 
+DERIVED = 2**61
+"""Added to the number of a derived key where its place in a list is meant."""
+
+
 async def page_of_keys(path: Path, wanted: KeyFilter) -> list[int]:
-    """The numbers of a page, newest first; asked apart, because some filters look at every key."""
-    conditions, values = _key_conditions(wanted)
-    sql = f"SELECT no FROM vault_key WHERE {conditions} ORDER BY no DESC LIMIT ?"  # noqa: S608
+    """The places of a page; asked apart, because some filters look at every key.
+
+    Keys that operators issued come before derived ones, each newest first: an agent that derives keys must
+    not push its own out of sight of who looks for it. A place is a cursor, and modulo ``DERIVED`` a number.
+    """
+    before = DERIVED * 2 if wanted.before_no is None else wanted.before_no
+    conditions, values = _key_conditions(replace(wanted, before_no=None))
+
+    def part(connection: sqlite3.Connection, which: str, below: int, limit: int) -> list[int]:
+        sql = (
+            f"SELECT no FROM vault_key WHERE parent_no {which} AND no < ? AND {conditions}"  # noqa: S608
+            " ORDER BY no DESC LIMIT ?"
+        )
+        return [row[0] for row in connection.execute(sql, (below, *values, limit))]
 
     def read(connection: sqlite3.Connection) -> list[int]:
-        return [row[0] for row in connection.execute(sql, (*values, wanted.limit))]
+        issued = wanted.before_no is None or before < DERIVED
+        places = part(connection, "IS NULL", min(before, DERIVED), wanted.limit) if issued else []
+        below = DERIVED if issued else before - DERIVED
+        rest = part(connection, "IS NOT NULL", below, wanted.limit - len(places))
+        return [*places, *(DERIVED + number for number in rest)]
 
     return await apart(path, read)
 
