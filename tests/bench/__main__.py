@@ -14,6 +14,7 @@ from tests.bench.report import Report, Watch
 _DRILLS: dict[str, tuple[Callable[[int, Watch], Report], int]] = {
     "revoke": (revoke.drill, 1_000_000),
     "fairness": (fairness.drill, 1_000),
+    "shares": (fairness.shared, 1_000),
 }
 
 

@@ -82,6 +82,8 @@ class Probe:
     numbers: range
     took: list[tuple[float, float]] = field(default_factory=list)
     statuses: Counter[int] = field(default_factory=Counter)
+    pause_s: float = 0.0
+    """Between two calls of a connection."""
     over: bool = False
 
     async def run(self, connections: int) -> None:
@@ -100,6 +102,7 @@ class Probe:
             self.statuses[status] += 1
             if status == _NO_ANSWER:
                 return
+            await asyncio.sleep(self.pause_s)
         agent.close()
 
 

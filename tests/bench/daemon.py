@@ -38,9 +38,13 @@ class Served:
 
 
 @contextmanager
-def serve(upstream: Upstream, keys: int, watch: Watch) -> Iterator[Served]:
-    """A home with so many keys, and its daemon."""
+def serve(upstream: Upstream, keys: int, watch: Watch, *, config: str = "") -> Iterator[Served]:
+    """A home with so many keys, and its daemon; ``config`` is its config.toml."""
     with new_home() as kbctl:
+        if config:
+            kbctl.home.mkdir(mode=0o700, exist_ok=True)
+            (kbctl.home / "config.toml").write_text(config)
+            (kbctl.home / "config.toml").chmod(0o600)
         up = ("up", "--port", "0", "--upstream", f"stripe={upstream.url}")
         first_s = _timed(kbctl, *up)
         kbctl("credential", "set", "stripe", stdin=SECRET + "\n")

@@ -12,11 +12,30 @@ from tests.bench.report import Report, Watch, percentile
 from tests.bench.upstream import fixed_answer
 
 _UPSTREAM_MS = 10
-_PROBES = 4
+_RATED = '[vendor_rates.stripe]\nread = "100/s"\nwrite = "100/s"\n'
 _BETWEEN_S = 0.5
 
 
-def drill(keys: int, watch: Watch, *, burst: int = 1000, rounds: int = 20, quiet_s: float = 4.0) -> Report:
+def shared(keys: int, watch: Watch) -> Report:
+    """The same where the vendor's rate is what the keys share: Stripe's 100 writes a second.
+
+    A burst of 1,000 then waits its turns for nine seconds, and the other key, which sends some ten calls a
+    second, is served before it.
+    """
+    return drill(keys, watch, rounds=3, config=_RATED, probes=1, pause_s=0.09)
+
+
+def drill(
+    keys: int,
+    watch: Watch,
+    *,
+    burst: int = 1000,
+    rounds: int = 20,
+    quiet_s: float = 10.0,
+    config: str = "",
+    probes: int = 4,
+    pause_s: float = 0.0,
+) -> Report:
     """Measure another key while it is quiet, then while one sends very many requests at once.
 
     Args:
@@ -25,16 +44,19 @@ def drill(keys: int, watch: Watch, *, burst: int = 1000, rounds: int = 20, quiet
         burst: requests at once, each on a connection of its own.
         rounds: how many bursts.
         quiet_s: how long the other key is measured before.
+        config: of the daemon.
+        probes: connections of the other key.
+        pause_s: between two calls on each.
     """
     report = Report(f"fairness, a burst of {burst:,}")
     with (
         fixed_answer(_UPSTREAM_MS) as upstream,
-        serve(upstream, keys, watch) as served,
+        serve(upstream, keys, watch, config=config) as served,
         helper("burst", served.port, burst, 1) as rival,
     ):
-        probe = Probe(served.port, range(2, 3))
+        probe = Probe(served.port, range(2, 3), pause_s=pause_s)
         tick = watch("bursts", rounds)
-        quiet, windows, statuses = uvloop.run(_measure(probe, rival, rounds, quiet_s, tick))
+        quiet, windows, statuses = uvloop.run(_measure(probe, probes, rival, rounds, quiet_s, tick))
         heard = upstream.heard()
     report.check(sum(statuses.values()) == burst * rounds, f"the bursts were answered {statuses}")
     report.check(statuses.keys() <= {200, 429}, f"the bursts were answered {statuses}")
@@ -54,10 +76,10 @@ def drill(keys: int, watch: Watch, *, burst: int = 1000, rounds: int = 20, quiet
 
 
 async def _measure(
-    probe: Probe, rival: Helper, rounds: int, quiet_s: float, tick: Callable[[int], None]
+    probe: Probe, probes: int, rival: Helper, rounds: int, quiet_s: float, tick: Callable[[int], None]
 ) -> tuple[float, list[tuple[float, float]], dict[int, int]]:
     """When it ceased to be quiet, when each burst was, and how they were answered."""
-    probing = asyncio.ensure_future(probe.run(_PROBES))
+    probing = asyncio.ensure_future(probe.run(probes))
     await asyncio.sleep(quiet_s)
     quiet = asyncio.get_running_loop().time()
     windows, statuses = [], {200: 0, 429: 0}

@@ -26,6 +26,9 @@ from kbctld.core.refusal import Code, Refusal
 from kbctld.core.vendor import RateClass
 from kbctld.proxy.call import Refused
 
+# Turns, and dismissals, each time the loop comes round. A thousand calls that start at once would be one long
+# step of it, and their answers another, while everybody else's next byte waits.
+_AT_ONCE = 4
 _NS_PER_S = 1_000_000_000
 _TIMER_MIN_NS = 1_000_000  # event loops count milliseconds: a sooner one would be a busy loop
 _RESERVE = 5
@@ -261,6 +264,8 @@ class Shares:
         self._in_line: dict[RateClass, int] = {}
         """How many of each class; no zero."""
         self._numbers = 0
+        self._given = 0
+        """Turns since the loop last came round."""
         self._timer: asyncio.TimerHandle | None = None
         self._due_ns = 0
 
@@ -287,7 +292,7 @@ class Shares:
         self._tidy(now_ns)
         turn.flow = flow = self._enter(turn.root)
         # Nobody overtakes: what came free since the line was served last is for those in it first.
-        if turn.kind not in self._in_line and self._may(flow, turn.kind, now_ns):
+        if turn.kind not in self._in_line and self._given < _AT_ONCE and self._may(flow, turn.kind, now_ns):
             self._give(turn, flow, now_ns)
             return None
         turn.waiter = waiter = asyncio.get_running_loop().create_future()
@@ -329,16 +334,23 @@ class Shares:
         while served and self._busy < self._slots and any(self._open(kind, now_ns) for kind in self._in_line):
             served = False
             for flow in tuple(self._ring.values()):  # one each; who gets none keeps its place
-                turn = self._next(flow, now_ns)
+                turn = self._next(flow, now_ns) if self._given < _AT_ONCE else None
                 if turn is not None:
                     served = True
                     self._step_out(turn, flow)
                     if flow.waiting:
                         self._ring[flow.no] = self._ring.pop(flow.no)
                     self._give(turn, flow, now_ns)
-        while self._line and self._line[0][0] <= now_ns:
-            self._dismiss(self._line[0][2], now_ns)
+        for _ in range(_AT_ONCE):
+            if self._line and self._line[0][0] <= now_ns:
+                self._dismiss(self._line[0][2], now_ns)
         self._set_timer(now_ns)
+
+    def _round(self) -> None:
+        """The loop has come round, and served whoever else it had to."""
+        full, self._given = self._given >= _AT_ONCE, 0
+        if full and self._line:
+            self._serve(self.now_ns())
 
     def _next(self, flow: _Flow, now_ns: int) -> Turn | None:
         """The oldest call of a flow in line that may go."""
@@ -363,6 +375,9 @@ class Shares:
         return within or not lane.bucket.wait_ns(now_ns, keep=lane.reserve)
 
     def _give(self, turn: Turn, flow: _Flow, now_ns: int) -> None:
+        if not self._given:
+            asyncio.get_running_loop().call_soon(self._round)
+        self._given += 1
         self._busy += 1
         flow.busy += 1
         lane = self._lanes.get(turn.kind)
