@@ -9,6 +9,7 @@ so that no byte of it can be taken for a second request.
 import asyncio
 import logging
 import re
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -31,6 +32,8 @@ _LINGER_BYTES = 16 * 1024 * 1024
 _LINGER_S = 2.0
 # What is left of a refused request's body is read and thrown away up to this size; beyond it we close.
 _SKIP_BYTES = 64 * 1024
+# Requests with one credential that are begun in one round of the event loop.
+_BEGUN_AT_ONCE = 4
 
 _FULL_BODY = (
     b'{"error":{"type":"invalid_request_error","code":"rate_limited",'
@@ -479,7 +482,11 @@ class Connection(asyncio.Protocol):
             return
         del self.buffer[: end + 4]
         self.request = Request(self, head, raw)
-        self._run(self.server.handle(self.request))
+        self.server.line.join(head, self._begin)
+
+    def _begin(self) -> None:
+        if self.request is not None and not self._gone:
+            self._run(self.server.handle(self.request))
 
     def _reject(self, bad: BadHead) -> None:
         self._cancel_deadline()
@@ -556,6 +563,42 @@ class Connection(asyncio.Protocol):
             self._deadline = None
 
 
+class Line:
+    """Requests whose head is in and that have yet to begin, in a line per credential.
+
+    In each round of the event loop a few of each line begin, so that a thousand requests of one agent that
+    come at once don't make everybody else wait for the last of them.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._lines: dict[bytes, deque[Callable[[], None]]] = {}
+        self._begun: dict[bytes, int] = {}
+
+    def join(self, head: Head, begin: Callable[[], None]) -> None:
+        """Begin a request now, or in its turn."""
+        who = head.get(b"authorization") or head.get(b"x-api-key") or b""
+        if not self._begun and not self._lines:
+            self._loop.call_soon(self._round)
+        begun = self._begun.get(who, 0)
+        if begun < _BEGUN_AT_ONCE and who not in self._lines:
+            self._begun[who] = begun + 1
+            begin()
+        else:
+            self._lines.setdefault(who, deque()).append(begin)
+
+    def _round(self) -> None:
+        self._begun.clear()
+        for who, line in list(self._lines.items()):
+            self._begun[who] = min(len(line), _BEGUN_AT_ONCE)
+            for _ in range(self._begun[who]):
+                line.popleft()()
+            if not line:
+                del self._lines[who]
+        if self._begun:
+            self._loop.call_soon(self._round)
+
+
 class Server:
     """One listener's connections.
 
@@ -578,6 +621,7 @@ class Server:
         self.limits = limits
         self.loop = asyncio.get_running_loop()
         self.draining = False
+        self.line = Line(self.loop)
         self._admit = admit
         self._connections: set[Connection] = set()
         self._listener: asyncio.Server | None = None
