@@ -209,7 +209,8 @@ _FAMILY = """
     )
     SELECT member.no FROM member JOIN vault_key AS k ON k.no = member.no
     WHERE k.revoked_ns IS NULL AND (k.expires_ns IS NULL OR k.expires_ns > ?)
-"""
+    ORDER BY member.no
+"""  # in order, so that neighbours are written together
 
 
 async def family(reader: aiosqlite.Connection, numbers: Iterable[int], now_ns: int) -> list[int]:
