@@ -102,7 +102,7 @@ class Scene:
 
     async def settle(self) -> None:
         """Until whatever can happen now has happened."""
-        for _ in range(20):
+        for _ in range(100):
             await asyncio.sleep(0)
 
     async def end(self) -> None:
