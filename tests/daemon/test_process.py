@@ -19,6 +19,7 @@ from typing import Any
 import httpx
 import pytest
 
+import kbctld
 from kbctl import wire
 from tests.daemon.support import locked, stored
 
@@ -302,6 +303,9 @@ def home_of_nobody() -> Iterator[Path]:
 @pytest.mark.skipif(os.getuid() != 0 or sys.platform != "linux", reason="needs root, to become another user")
 def test_P24_a_program_of_the_same_user_can_not_look_into_it() -> None:
     """environ, mem, maps, open files and ptrace are refused; a plain process of that user shows itself."""
+    package = Path(kbctld.__file__).parent
+    if not all(folder.stat().st_mode & 0o001 for folder in [package, *package.parents]):
+        pytest.skip("the package lies where only its owner may read")
     with home_of_nobody() as home:
         plain = subprocess.Popen(
             [sys.executable, "-c", AS_NOBODY, "plain"],

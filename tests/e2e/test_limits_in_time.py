@@ -178,8 +178,11 @@ def test_rotation_under_load_fails_no_call_and_ends_the_old_secret(own_stage: St
 def test_a_call_that_waits_to_be_sent_leaves_with_the_new_secret() -> None:
     """Allowed under the old one, in line for the only connection, rotated: the old one stays here."""
     fresh = SECRET.replace("Canary", "Rotated")
+    other = {"secret": SECRET.replace("Canary", "Another"), "vendor": "stripe"}
     with staged("[upstream]\nconnections = 1\n") as stage:
-        keys = [stage.issue(vendor="stripe") for _ in range(2)]
+        stage.done("PUT", "/credentials/stripe:other", other)
+        # Two real keys: one would wait for its turn, before the call is allowed, and not for the connection.
+        keys = [stage.issue(vendor="stripe", credential=name) for name in ("stripe", "stripe:other")]
         stage.stripe.may_answer.clear()
         answers = list[str]()
 
@@ -187,10 +190,11 @@ def test_a_call_that_waits_to_be_sent_leaves_with_the_new_secret() -> None:
             answers.append(agent.charge())
 
         team = [threading.Thread(target=work, args=(stage.agent(key),)) for key in keys]
-        for thread in team:
-            thread.start()
-        until(lambda: stage.stripe.arrived and len(stage.rows()) == 2)
-        stage.done("PUT", "/credentials/stripe", {"secret": fresh})
+        team[0].start()
+        until(lambda: stage.stripe.arrived)
+        team[1].start()
+        until(lambda: len(stage.rows()) == 2)
+        stage.done("PUT", "/credentials/stripe:other", {"secret": fresh, "vendor": "stripe"})
         stage.stripe.may_answer.set()
         for thread in team:
             thread.join(20)
