@@ -633,14 +633,6 @@ class Vault:
                 return rows
             before = page[-1]["no"]
 
-    async def record(self, statements: Iterable[Statement], actor: str, action: str, subject: str) -> None:
-        """Record an operator's change of something that is not kept here, such as a token.
-
-        Raises:
-            JournalError: it was not recorded.
-        """
-        await self.journal.change([*statements, changes.noted(self.now_ns(), actor, action, subject, {})])
-
     # --- calls ----------------------------------------------------------------------------------
 
     async def recall(self, vendor: str, credential: str, object_ids: Iterable[str]) -> dict[str, Remembered]:

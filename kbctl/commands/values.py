@@ -66,11 +66,6 @@ def amount(option: str, number: Decimal | int, shown: str | None = None) -> Deci
     return dollars
 
 
-def usd_or_none(option: str, text: str) -> Decimal | None:
-    """Dollars, or the word ``none`` for no cap at all."""
-    return None if text == "none" else usd(option, text)
-
-
 def count(option: str, number: str | int) -> int:
     """How many: at least one."""
     example = f"{option} 1000"

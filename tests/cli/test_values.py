@@ -5,6 +5,7 @@ from decimal import Decimal
 
 import pytest
 
+from kbctl import limits
 from kbctl.commands import values
 from kbctl.errors import Exit, KbctlError
 
@@ -76,9 +77,9 @@ def test_counts_and_speeds() -> None:
 
 def test_no_cap_is_said() -> None:
     """``none`` is the one word for no cap."""
-    assert values.usd_or_none("--cap", "none") is None
+    assert limits.from_options(cap="none") == {"daily_usd_cap": None}
     with pytest.raises(KbctlError):
-        values.usd_or_none("--cap", "None")
+        limits.from_options(cap="None")
 
 
 @pytest.mark.parametrize(

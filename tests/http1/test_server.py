@@ -712,3 +712,36 @@ def test_draining_ends_with_its_patience() -> None:
         await it.empty()
 
     inside(main, stuck)
+
+
+def test_law_7_a_request_whose_agent_left_while_it_was_in_line_is_begun_all_the_same() -> None:
+    """Thirty with one credential come at once, and all their agents go: each is an attempt."""
+    begun = []
+
+    async def count(request: Request) -> None:
+        begun.append(request)
+        request.respond(200, [], b"ok")
+
+    async def main() -> None:
+        async with house(count) as it:
+            agents = [await Agent.connect(it.port) for _ in range(30)]
+            while len(it.server._connections) < 30:
+                await asyncio.sleep(0)
+            rounds = it.server.line._round
+            it.server.line._round = lambda: None  # type: ignore[method-assign]
+            for agent in agents:
+                agent.say(b"GET /first HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer one\r\n\r\n")
+            while sum(map(len, it.server.line._lines.values())) < 26:
+                await asyncio.sleep(0)
+            for agent in agents:
+                agent.reset()
+            await it.empty()
+            assert len(begun) == 4
+            it.server.line._round = rounds  # type: ignore[method-assign]
+            it.server.line._round()
+            while it.server.line._lines:
+                await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            assert len(begun) == 30
+
+    run(main())

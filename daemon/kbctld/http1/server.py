@@ -485,7 +485,8 @@ class Connection(asyncio.Protocol):
         self.server.line.join(head, self._begin)
 
     def _begin(self) -> None:
-        if self.request is not None and not self._gone:
+        # Also of a client that has gone meanwhile: what it asked for was an attempt, and has its row.
+        if self.request is not None:
             self._run(self.server.handle(self.request))
 
     def _reject(self, bad: BadHead) -> None:
@@ -624,7 +625,7 @@ class Server:
         self.line = Line(self.loop)
         self._admit = admit
         self._connections: set[Connection] = set()
-        self._listener: asyncio.Server | None = None
+        self._listeners: list[asyncio.Server] = []
         self._sweeper = self.loop.call_later(30, self._sweep)
         self._empty: asyncio.Future[None] | None = None
 
@@ -632,8 +633,8 @@ class Server:
         return Connection(self)
 
     def serve(self, listener: asyncio.Server) -> None:
-        """Own a listener created with ``protocol``."""
-        self._listener = listener
+        """Own a listener created with ``protocol``; there may be several."""
+        self._listeners.append(listener)
 
     def welcome(self, connection: Connection, transport: asyncio.Transport) -> bool:
         if self.draining or (self._admit is not None and not self._admit(transport)):
@@ -655,8 +656,8 @@ class Server:
         """Take no more requests, let those under way finish, then cut what is left."""
         self.draining = True
         self._sweeper.cancel()
-        if self._listener is not None:
-            self._listener.close()
+        for listener in self._listeners:
+            listener.close()
         for connection in list(self._connections):
             connection.close_if_idle()
         if self._connections:

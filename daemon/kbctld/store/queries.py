@@ -270,11 +270,6 @@ def values_to_remember(key_no: int, since_ns: int) -> tuple[int, int, int]:
     return key_no, since_ns, since_ns - _SLACK_NS
 
 
-async def calls_to_remember(reader: aiosqlite.Connection, key_no: int, since_ns: int) -> list[Row]:
-    """A key's open holds of any age, and its posted calls since then, which may be retried; oldest first."""
-    return await _rows(reader, CALLS_TO_REMEMBER, values_to_remember(key_no, since_ns))
-
-
 async def highest_ns(reader: aiosqlite.Connection) -> int:
     """The latest time that was ever journaled."""
     sql = """
