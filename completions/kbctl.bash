@@ -10,7 +10,7 @@ _kbctl() {
     fi
     for ((at = 1; at < COMP_CWORD; at++)); do
         case "$command ${COMP_WORDS[at]}" in
-            "kbctl up"|"kbctl down"|"kbctl status"|"kbctl logs"|"kbctl issue"|"kbctl keys"|"kbctl show"|"kbctl pause"|"kbctl resume"|"kbctl revoke"|"kbctl audit"|"kbctl spend"|"kbctl changes"|"kbctl sql"|"kbctl demo"|"kbctl completion"|"kbctl credential"|"kbctl credential set"|"kbctl credential list"|"kbctl credential remove"|"kbctl policy"|"kbctl policy set"|"kbctl policy apply"|"kbctl policy list"|"kbctl policy show"|"kbctl policy remove"|"kbctl tenant"|"kbctl tenant set"|"kbctl tenant list"|"kbctl tenant show"|"kbctl vendor"|"kbctl vendor list"|"kbctl token"|"kbctl token create"|"kbctl token list"|"kbctl token revoke") command+=" ${COMP_WORDS[at]}" ;;
+            "kbctl up"|"kbctl down"|"kbctl status"|"kbctl logs"|"kbctl issue"|"kbctl keys"|"kbctl show"|"kbctl pause"|"kbctl resume"|"kbctl revoke"|"kbctl run"|"kbctl env"|"kbctl audit"|"kbctl spend"|"kbctl changes"|"kbctl sql"|"kbctl demo"|"kbctl completion"|"kbctl credential"|"kbctl credential set"|"kbctl credential list"|"kbctl credential remove"|"kbctl policy"|"kbctl policy set"|"kbctl policy apply"|"kbctl policy list"|"kbctl policy show"|"kbctl policy remove"|"kbctl tenant"|"kbctl tenant set"|"kbctl tenant list"|"kbctl tenant show"|"kbctl vendor"|"kbctl vendor list"|"kbctl token"|"kbctl token create"|"kbctl token list"|"kbctl token revoke") command+=" ${COMP_WORDS[at]}" ;;
         esac
     done
     case "$command $prev" in
@@ -41,6 +41,44 @@ _kbctl() {
         "kbctl keys --tenant"|"kbctl keys --label")
             return ;;
         "kbctl revoke --tenant"|"kbctl revoke --label")
+            return ;;
+        "kbctl run --cap")
+            COMPREPLY=($(compgen -W "none" -- "$cur")); return ;;
+        "kbctl run --total-cap")
+            COMPREPLY=($(compgen -W "none" -- "$cur")); return ;;
+        "kbctl run --call-cap")
+            COMPREPLY=($(compgen -W "none" -- "$cur")); return ;;
+        "kbctl run --requests")
+            COMPREPLY=($(compgen -W "none" -- "$cur")); return ;;
+        "kbctl run --rate")
+            COMPREPLY=($(compgen -W "none" -- "$cur")); return ;;
+        "kbctl run --loop")
+            COMPREPLY=($(compgen -W "none" -- "$cur")); return ;;
+        "kbctl run --on-loop")
+            COMPREPLY=($(compgen -W "deny pause" -- "$cur")); return ;;
+        "kbctl run --ttl")
+            COMPREPLY=($(compgen -W "never" -- "$cur")); return ;;
+        "kbctl run --tenant"|"kbctl run --vendor"|"kbctl run --allow"|"kbctl run --deny"|"kbctl run --param"|"kbctl run --policy"|"kbctl run --parent"|"kbctl run --label"|"kbctl run --meta"|"kbctl run --credential")
+            return ;;
+        "kbctl env --cap")
+            COMPREPLY=($(compgen -W "none" -- "$cur")); return ;;
+        "kbctl env --total-cap")
+            COMPREPLY=($(compgen -W "none" -- "$cur")); return ;;
+        "kbctl env --call-cap")
+            COMPREPLY=($(compgen -W "none" -- "$cur")); return ;;
+        "kbctl env --requests")
+            COMPREPLY=($(compgen -W "none" -- "$cur")); return ;;
+        "kbctl env --rate")
+            COMPREPLY=($(compgen -W "none" -- "$cur")); return ;;
+        "kbctl env --loop")
+            COMPREPLY=($(compgen -W "none" -- "$cur")); return ;;
+        "kbctl env --on-loop")
+            COMPREPLY=($(compgen -W "deny pause" -- "$cur")); return ;;
+        "kbctl env --ttl")
+            COMPREPLY=($(compgen -W "never" -- "$cur")); return ;;
+        "kbctl env --format")
+            COMPREPLY=($(compgen -W "sh fish dotenv json" -- "$cur")); return ;;
+        "kbctl env --tenant"|"kbctl env --vendor"|"kbctl env --allow"|"kbctl env --deny"|"kbctl env --param"|"kbctl env --policy"|"kbctl env --parent"|"kbctl env --label"|"kbctl env --meta"|"kbctl env --credential")
             return ;;
         "kbctl audit --label"|"kbctl audit --tenant"|"kbctl audit --key"|"kbctl audit --vendor"|"kbctl audit --since"|"kbctl audit --from"|"kbctl audit --to"|"kbctl audit --limit")
             return ;;
@@ -90,7 +128,7 @@ _kbctl() {
     case "$command" in
         "kbctl")
             options="--version --help -h"
-            words="up down status logs issue keys show pause resume revoke audit spend changes sql demo completion credential policy tenant vendor token" ;;
+            words="up down status logs issue keys show pause resume revoke run env audit spend changes sql demo completion credential policy tenant vendor token" ;;
         "kbctl up")
             options="--sandbox --port --upstream --foreground --accept-rollback --passphrase-stdin --json --help -h"
             words="" ;;
@@ -120,6 +158,12 @@ _kbctl() {
             words="" ;;
         "kbctl revoke")
             options="--tenant --label --all --abort --yes -y --json --help -h"
+            words="" ;;
+        "kbctl run")
+            options="--tenant --cap --total-cap --call-cap --vendor --allow --deny --param --requests --rate --loop --on-loop --ttl --policy --override --parent --label --meta --stamp --credential --no-shim --quiet -q --help -h"
+            words="" ;;
+        "kbctl env")
+            options="--tenant --cap --total-cap --call-cap --vendor --allow --deny --param --requests --rate --loop --on-loop --ttl --policy --override --parent --label --meta --stamp --credential --issue --format --help -h"
             words="" ;;
         "kbctl audit")
             options="--label --tenant --key --vendor --denied --unknown --since --from --to --limit --follow -f --json --jsonl --csv --help -h"

@@ -17,6 +17,9 @@ class Exit(IntEnum):
     UNREACHABLE = 4
     INTEGRITY = 5
     NOT_FOUND = 6
+    # Of `kbctl run` alone, as a shell says them of the command.
+    NOT_RUNNABLE = 126
+    COMMAND_NOT_FOUND = 127
 
 
 class KbctlError(Exception):

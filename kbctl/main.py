@@ -17,6 +17,7 @@ from typer.core import TyperGroup
 
 from kbctl import __version__
 from kbctl.commands import audit, completion, credential, daemon, demo, key, policy, report, tenant, token
+from kbctl.commands import run as running
 from kbctl.errors import Exit, KbctlError
 from kbctl.neutral import neutral
 
@@ -41,7 +42,8 @@ class _Root(TyperGroup):
         sys.exit(status)
 
     def _run(self, args: list[str]) -> int:
-        as_json = any(arg in ("--json", "--jsonl") for arg in args)
+        ours = args[: args.index("--")] if "--" in args else args
+        as_json = any(arg in ("--json", "--jsonl") for arg in ours)
         try:
             with self.make_context("kbctl", list(args)) as context:
                 self.invoke(context)
@@ -94,13 +96,14 @@ def _root(
       kbctl up                                start the daemon
       kbctl credential set stripe             give it the real key
       kbctl issue --tenant acme --cap 500     what the agent gets instead
+      kbctl run --cap 500 -- python agent.py  the same, for one run
       kbctl audit --tenant acme               what it did with it
     """
     if context.invoked_subcommand is None:
         typer.echo(context.get_help())
 
 
-for _noun in (daemon, credential, key, policy, tenant, audit, report, token, demo, completion):
+for _noun in (daemon, credential, key, running, policy, tenant, audit, report, token, demo, completion):
     _noun.register(app)
 
 

@@ -1,12 +1,14 @@
 """``issue``, ``keys``, ``show``, ``pause``, ``resume``, ``revoke``: vault keys."""
 
+import os
 from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from kbctl.commands import ask, options, values
+from kbctl.commands import ask, issuing, options, values
 from kbctl.commands.command import Command
+from kbctl.commands.issuing import issues
 
 if TYPE_CHECKING:
     from kbctl import wire
@@ -22,39 +24,8 @@ def register(app: typer.Typer) -> None:
         app.command(cls=Command)(command)
 
 
-def issue(
-    tenant: Annotated[str | None, typer.Option(metavar="T", help="Whose agent it is.")] = None,
-    cap: options.Cap = None,
-    total_cap: options.TotalCap = None,
-    call_cap: options.CallCap = None,
-    vendor: options.Vendor = None,
-    allow: options.Allow = None,
-    deny: options.Deny = None,
-    param: options.Param = None,
-    requests: options.Requests = None,
-    rate: options.Rate = None,
-    loop: options.Loop = None,
-    on_loop: options.OnLoop = None,
-    ttl: options.Ttl = None,
-    policy: Annotated[
-        str | None, typer.Option(metavar="P", help="Its limits; what else is said may only tighten them.")
-    ] = None,
-    override: Annotated[
-        bool, typer.Option("--override", help="Let what else is said widen the policy.")
-    ] = False,
-    parent: Annotated[
-        str | None, typer.Option(metavar="KEY", help="Derive it from this key, within its limits.")
-    ] = None,
-    label: Annotated[str | None, typer.Option(metavar="L", help="What to find its calls by.")] = None,
-    meta: Annotated[
-        list[str] | None, typer.Option(metavar="K=V", help="Metadata of every row. Repeatable.")
-    ] = None,
-    stamp: options.Stamp = False,
-    credential: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Which real key, where a vendor has several.")
-    ] = None,
-    json: options.Json = False,
-) -> None:
+@issues
+def issue(json: options.Json = False, **typed: Any) -> None:
     """Issue a vault key, for one agent to hold.
 
     The key is shown once. Piped, it is all that is printed. A cap must be said,
@@ -69,67 +40,19 @@ def issue(
       kbctl issue --parent vk_3f9c2a --cap 5
       KEY=$(kbctl issue --tenant acme --cap 500)
     """
-    from kbctl import limits, render
+    from kbctl import environment, render
     from kbctl.client import Client
 
-    wanted = limits.from_options(
-        cap=cap,
-        total_cap=total_cap,
-        call_cap=call_cap,
-        vendors=vendor,
-        allow=allow,
-        deny=deny,
-        param=param,
-        requests=requests,
-        rate=rate,
-        loop=loop,
-        on_loop=on_loop,
-        ttl=ttl,
-        stamp=stamp or None,
-    )
-    identity = {
-        "tenant": tenant,
-        "agent_run_label": label,
-        "metadata": values.pairs("--meta", meta) if meta else None,
-        "credential": credential,
-        "policy": policy,
-        "override": override or None,
-        "parent_vault_key": parent,
-    }
-    request = _request(wanted | {name: value for name, value in identity.items() if value is not None})
+    request = issuing.request(issuing.said(**typed), "issue")
     with Client() as client:
         issued = client.issue(request)
         if json:
             render.json_document(client.body)
         elif ask.to_terminal():
-            render.issued(issued, _environment(issued))
+            account = environment.twilio_account(client, issued)
+            render.issued(issued, environment.lines(issued, account, os.environ))
         else:
             typer.echo(issued.vault_key)
-
-
-def _request(fields: dict[str, Any]) -> "wire.IssueRequest":
-    from kbctl import limits, wire
-
-    tenant = f"--tenant {quote(fields['tenant'])} " if "tenant" in fields else ""
-    limits.check_said(
-        fields,
-        f"kbctl issue {tenant}--cap 500",
-        f"kbctl issue {tenant}--policy free --cap 500 --override",
-    )
-    return wire.IssueRequest(**fields)
-
-
-def _environment(key: "wire.IssuedKey") -> dict[str, str]:
-    """What an agent's process needs so that nothing in it changes but these."""
-    lines: dict[str, str] = {}
-    if "stripe" in key.vendors:
-        lines["STRIPE_API_KEY"] = key.vault_key
-        lines["STRIPE_SECRET_KEY"] = key.vault_key
-        lines["STRIPE_BASE_URL"] = f"{key.proxy_url}/stripe"
-    lines["KBCTL_KEY_ID"] = key.key_id
-    lines["KBCTL_PROXY_URL"] = key.proxy_url
-    lines["NO_PROXY"] = "127.0.0.1,localhost"
-    return lines
 
 
 def keys(
