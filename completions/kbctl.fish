@@ -3,7 +3,7 @@
 function __kbctl_at --description 'Whether the command typed so far is this one'
     set -l command kbctl
     for word in (commandline -opc)[2..-1]
-        if contains -- "$command $word" 'kbctl up' 'kbctl down' 'kbctl status' 'kbctl logs' 'kbctl issue' 'kbctl keys' 'kbctl show' 'kbctl pause' 'kbctl resume' 'kbctl revoke' 'kbctl run' 'kbctl env' 'kbctl audit' 'kbctl spend' 'kbctl changes' 'kbctl sql' 'kbctl demo' 'kbctl completion' 'kbctl credential' 'kbctl credential set' 'kbctl credential list' 'kbctl credential remove' 'kbctl policy' 'kbctl policy set' 'kbctl policy apply' 'kbctl policy list' 'kbctl policy show' 'kbctl policy remove' 'kbctl tenant' 'kbctl tenant set' 'kbctl tenant list' 'kbctl tenant show' 'kbctl vendor' 'kbctl vendor list' 'kbctl token' 'kbctl token create' 'kbctl token list' 'kbctl token revoke'
+        if contains -- "$command $word" 'kbctl up' 'kbctl down' 'kbctl status' 'kbctl logs' 'kbctl issue' 'kbctl keys' 'kbctl show' 'kbctl pause' 'kbctl resume' 'kbctl revoke' 'kbctl run' 'kbctl env' 'kbctl audit' 'kbctl spend' 'kbctl changes' 'kbctl sql' 'kbctl demo' 'kbctl completion' 'kbctl credential' 'kbctl credential set' 'kbctl credential list' 'kbctl credential remove' 'kbctl policy' 'kbctl policy set' 'kbctl policy apply' 'kbctl policy list' 'kbctl policy show' 'kbctl policy remove' 'kbctl tenant' 'kbctl tenant set' 'kbctl tenant list' 'kbctl tenant show' 'kbctl vendor' 'kbctl vendor list' 'kbctl vendor show' 'kbctl vendor check' 'kbctl token' 'kbctl token create' 'kbctl token list' 'kbctl token revoke'
             set command "$command $word"
         end
     end
@@ -21,7 +21,7 @@ complete -c kbctl -n "__kbctl_at 'kbctl'" -a show -d 'Show one vault key: limits
 complete -c kbctl -n "__kbctl_at 'kbctl'" -a pause -d 'Refuse a vault key'\''s calls until it is resumed.'
 complete -c kbctl -n "__kbctl_at 'kbctl'" -a resume -d 'Let a paused or frozen vault key go on.'
 complete -c kbctl -n "__kbctl_at 'kbctl'" -a revoke -d 'Revoke vault keys, at once and for good. Nobody else'\''s key is touched.'
-complete -c kbctl -n "__kbctl_at 'kbctl'" -a run -d 'Run a command with a vault key of its own, revoked when it ends.'
+complete -c kbctl -n "__kbctl_at 'kbctl'" -a run -d 'Run a command with a key of its own, revoked when it ends.'
 complete -c kbctl -n "__kbctl_at 'kbctl'" -a env -d 'Print the environment lines for a vault key.'
 complete -c kbctl -n "__kbctl_at 'kbctl'" -a audit -d 'Show what agents did, and what they were refused.'
 complete -c kbctl -n "__kbctl_at 'kbctl'" -a spend -d 'Show what was spent, against the caps.'
@@ -32,7 +32,7 @@ complete -c kbctl -n "__kbctl_at 'kbctl'" -a completion -d 'Print the completion
 complete -c kbctl -n "__kbctl_at 'kbctl'" -a credential -d 'Set, list and remove the real API keys.'
 complete -c kbctl -n "__kbctl_at 'kbctl'" -a policy -d 'Name limits once, and issue keys by that name.'
 complete -c kbctl -n "__kbctl_at 'kbctl'" -a tenant -d 'Limit all keys of a tenant together.'
-complete -c kbctl -n "__kbctl_at 'kbctl'" -a vendor -d 'List the vendors that keys can be issued for.'
+complete -c kbctl -n "__kbctl_at 'kbctl'" -a vendor -d 'Show what keys can be issued for; check a vendor file.'
 complete -c kbctl -n "__kbctl_at 'kbctl'" -a token -d 'Open the operator API on the proxy'\''s port, to who holds a token.'
 complete -c kbctl -n "__kbctl_at 'kbctl'" -l version -d 'Show the version.'
 complete -c kbctl -n "__kbctl_at 'kbctl'" -l help -s h -d 'Show this message and exit.'
@@ -237,9 +237,16 @@ complete -c kbctl -n "__kbctl_at 'kbctl tenant list'" -l help -s h -d 'Show this
 complete -c kbctl -n "__kbctl_at 'kbctl tenant show'" -l json -d 'Print JSON.'
 complete -c kbctl -n "__kbctl_at 'kbctl tenant show'" -l help -s h -d 'Show this message and exit.'
 complete -c kbctl -n "__kbctl_at 'kbctl vendor'" -a list -d 'List the vendors, and which have a credential.'
+complete -c kbctl -n "__kbctl_at 'kbctl vendor'" -a show -d 'Show what one vendor can do, and how each operation is priced.'
+complete -c kbctl -n "__kbctl_at 'kbctl vendor'" -a check -d 'Check a vendor file, and that its examples come true.'
 complete -c kbctl -n "__kbctl_at 'kbctl vendor'" -l help -s h -d 'Show this message and exit.'
 complete -c kbctl -n "__kbctl_at 'kbctl vendor list'" -l json -d 'Print JSON.'
 complete -c kbctl -n "__kbctl_at 'kbctl vendor list'" -l help -s h -d 'Show this message and exit.'
+complete -c kbctl -n "__kbctl_at 'kbctl vendor show'" -l json -d 'Print JSON.'
+complete -c kbctl -n "__kbctl_at 'kbctl vendor show'" -l help -s h -d 'Show this message and exit.'
+complete -c kbctl -n "__kbctl_at 'kbctl vendor check'" -F
+complete -c kbctl -n "__kbctl_at 'kbctl vendor check'" -l json -d 'Print JSON.'
+complete -c kbctl -n "__kbctl_at 'kbctl vendor check'" -l help -s h -d 'Show this message and exit.'
 complete -c kbctl -n "__kbctl_at 'kbctl token'" -a create -d 'Create an operator token.'
 complete -c kbctl -n "__kbctl_at 'kbctl token'" -a list -d 'List the operator tokens, without the tokens.'
 complete -c kbctl -n "__kbctl_at 'kbctl token'" -a revoke -d 'Revoke an operator token, at once and for good.'

@@ -175,6 +175,14 @@ def vendors() -> Call[wire.VendorList]:
     return Call("GET", "/vendors", wire.VendorList)
 
 
+def vendor(name: str) -> Call[wire.VendorDetail]:
+    return Call("GET", f"/vendors/{_segment(name, 'kbctl vendor list')}", wire.VendorDetail)
+
+
+def check_vendor(text: str) -> Call[wire.VendorFindings]:
+    return Call("POST", "/vendors/check", wire.VendorFindings, body=wire.VendorText(text=text))
+
+
 def credentials() -> Call[wire.CredentialList]:
     return Call("GET", "/credentials", wire.CredentialList)
 

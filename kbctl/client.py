@@ -259,6 +259,14 @@ class Client:
         """The vendors that the daemon knows."""
         return self._ask(calls.vendors()).vendors
 
+    def vendor(self, name: str) -> wire.VendorDetail:
+        """One of them, with what it can do and how each operation is priced."""
+        return self._ask(calls.vendor(name))
+
+    def check_vendor(self, text: str) -> wire.VendorFindings:
+        """What is wrong in a vendor file; nothing is changed."""
+        return self._ask(calls.check_vendor(text))
+
     def credentials(self) -> list[wire.Credential]:
         """The real secrets that the daemon holds, without the secrets."""
         return self._ask(calls.credentials()).credentials
@@ -508,6 +516,14 @@ class AsyncClient:
     async def vendors(self) -> list[wire.Vendor]:
         """The vendors that the daemon knows."""
         return (await self._ask(calls.vendors())).vendors
+
+    async def vendor(self, name: str) -> wire.VendorDetail:
+        """One of them, with what it can do and how each operation is priced."""
+        return await self._ask(calls.vendor(name))
+
+    async def check_vendor(self, text: str) -> wire.VendorFindings:
+        """What is wrong in a vendor file; nothing is changed."""
+        return await self._ask(calls.check_vendor(text))
 
     async def credentials(self) -> list[wire.Credential]:
         """The real secrets that the daemon holds, without the secrets."""

@@ -1002,6 +1002,37 @@ def _usable_ones(vendor: wire.Vendor) -> Cell:
     return _styled(", ".join(vendor.credentials), _GREEN) if vendor.credentials else _styled("none", _DIM)
 
 
+def vendor(found: wire.VendorDetail) -> None:
+    """One vendor: where it is, and each operation with its cost."""
+    _say(_styled(found.name, _BOLD), f"  {neutral(found.title)}")
+    rows: list[tuple[str, Cell]] = [("origin", found.origin), ("docs", found.docs)]
+    if found.account_headers:
+        rows.append(("accounts", ", ".join(found.account_headers)))
+    rows.append(("credentials", ", ".join(found.credentials) or "none"))
+    _facts(rows)
+    _say("")
+    columns = [_Column("OPERATION"), _Column("REQUEST", fold=20), _Column("COST", fold=16), _Column("NOTES")]
+    _table(
+        columns,
+        [(each.name, each.match, each.cost, _notes(each)) for each in found.operations],
+    )
+
+
+def _notes(operation: wire.VendorOperation) -> Cell:
+    notes = [*(["privileged"] if operation.privileged else []), *(["stamps"] if operation.stamps else [])]
+    return _styled(" ".join(notes), _YELLOW if operation.privileged else _DIM)
+
+
+def vendor_findings(file: str, found: wire.VendorFindings) -> None:
+    """What is wrong, a line each, as compilers write it; or that nothing is."""
+    for each in found.findings:
+        place = file if each.line is None else f"{file}:{each.line}"
+        _say(neutral(f"{place}: {each.message}"))
+    if not found.findings:
+        examples = _plural(found.examples, "example")
+        _say(f"{neutral(file)}: good; {_plural(found.operations, 'operation')}, {examples} came true")
+
+
 # --- audit ----------------------------------------------------------------------------------------
 
 

@@ -430,6 +430,54 @@ class VendorList(Reply):
     vendors: list[Vendor]
 
 
+class VendorOperation(Reply):
+    name: str
+    match: str
+    cost: str
+    """How its cost is told before it is sent, in words."""
+    privileged: bool
+    """Mints credentials or moves payout destinations: allowed by exact name only."""
+    stamps: bool
+    """Takes metadata, so that a key may stamp it."""
+
+
+class VendorDetail(Reply):
+    """One vendor, with everything that its file lists: GET /vendors/{name}."""
+
+    name: str
+    title: str
+    origin: str
+    docs: str
+    roots: list[str]
+    account_headers: list[str]
+    operations: list[VendorOperation]
+    credentials: list[str]
+
+
+class VendorText(Request):
+    """A vendor file, before it is put into the home: POST /vendors/check."""
+
+    text: str
+
+
+class VendorFinding(Reply):
+    """One thing that is wrong."""
+
+    line: int | None
+    """From 1; None where it is of the whole file."""
+    key: str
+    message: str
+
+
+class VendorFindings(Reply):
+    """None at all: the daemon takes this file, and all its examples came true."""
+
+    name: str | None
+    operations: int
+    examples: int
+    findings: list[VendorFinding]
+
+
 class Health(Reply):
     ok: bool
 

@@ -204,7 +204,7 @@ def read_file(file: str) -> "list[wire.Policy]":
         KbctlError: it cannot be read, or naming the policy and the field that are wrong.
     """
     shown = "stdin" if file == "-" else file
-    text = _text(file, shown)
+    text = read_text(file, shown, "kbctl policy apply policies.toml")
     suffix = Path(file).suffix.lower()
     as_json = suffix == ".json" or (suffix != ".toml" and text.lstrip()[:1] == "{")
     read, line = (_json, _json_line) if as_json else (_toml, _toml_line)
@@ -220,7 +220,8 @@ def read_file(file: str) -> "list[wire.Policy]":
     return _policies(document, shown, line)
 
 
-def _text(file: str, shown: str) -> str:
+def read_text(file: str, shown: str, example: str) -> str:
+    """All of a file, or of stdin for ``-``."""
     try:
         if file == "-":
             body = sys.stdin.buffer.read(_FILE_BYTES_MAX + 1)
@@ -228,11 +229,11 @@ def _text(file: str, shown: str) -> str:
             with Path(file).open("rb") as opened:
                 body = opened.read(_FILE_BYTES_MAX + 1)
         if len(body) > _FILE_BYTES_MAX:
-            raise values.bad_value(f"{shown} is larger than any set of policies", "kbctl policy apply --help")
+            raise values.bad_value(f"{shown} is larger than any such file", example)
         return body.decode("utf-8-sig")
     except (OSError, ValueError) as error:
         why = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        raise values.bad_value(f"{shown} can't be read: {why}", "kbctl policy apply policies.toml") from None
+        raise values.bad_value(f"{shown} can't be read: {why}", example) from None
 
 
 def _policies(document: Any, shown: str, line: Callable[[str, Any], str]) -> "list[wire.Policy]":

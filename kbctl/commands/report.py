@@ -9,6 +9,7 @@ import typer
 from kbctl.commands import options, values
 from kbctl.commands.command import Command
 from kbctl.commands.key import one_format
+from kbctl.errors import Exit
 
 _DIMENSIONS = ("key", "tenant", "vendor", "label", "agent", "run", "day")
 _QUERY_CHARACTERS_MAX = 256 * 1024
@@ -21,6 +22,8 @@ def register(app: typer.Typer) -> None:
     noun = typer.Typer(rich_markup_mode=None, invoke_without_command=True)
     noun.callback(options_metavar="", subcommand_metavar="COMMAND ...")(_vendor)
     noun.command("list", cls=Command)(vendor_list)
+    noun.command("show", cls=Command)(vendor_show)
+    noun.command("check", cls=Command)(vendor_check)
     app.add_typer(noun, name="vendor")
 
 
@@ -130,11 +133,12 @@ def sql(
 
 
 def _vendor(context: typer.Context) -> None:
-    """List the vendors that keys can be issued for.
+    """Show what keys can be issued for; check a vendor file.
 
     \b
     Example:
       kbctl vendor list
+      kbctl vendor check acme.toml
     """
     if context.invoked_subcommand is None:
         typer.echo(context.get_help())
@@ -156,3 +160,53 @@ def vendor_list(json: options.Json = False) -> None:
             render.json_document(client.body)
         else:
             render.vendors(found)
+
+
+def vendor_show(
+    name: Annotated[str, typer.Argument(metavar="V", help="As in the list.")], json: options.Json = False
+) -> None:
+    """Show what one vendor can do, and how each operation is priced.
+
+    Privileged operations are allowed by exact name only.
+
+    \b
+    Example:
+      kbctl vendor show stripe
+    """
+    from kbctl import render
+    from kbctl.client import Client
+
+    with Client() as client:
+        found = client.vendor(name)
+        if json:
+            render.json_document(client.body)
+        else:
+            render.vendor(found)
+
+
+def vendor_check(
+    file: Annotated[str, typer.Argument(metavar="FILE", help="A vendor file, or - for stdin.")],
+    json: options.Json = False,
+) -> None:
+    """Check a vendor file, and that its examples come true.
+
+    What is wrong is listed by line, with exit status 2. Nothing is changed.
+
+    \b
+    Example:
+      kbctl vendor check acme.toml && cp acme.toml ~/.local/share/kbctl/vendors/
+    """
+    from kbctl import render
+    from kbctl.client import Client
+    from kbctl.commands.policy import read_text
+
+    shown = "stdin" if file == "-" else file
+    text = read_text(file, shown, "kbctl vendor check acme.toml")
+    with Client() as client:
+        found = client.check_vendor(text)
+        if json:
+            render.json_document(client.body)
+        else:
+            render.vendor_findings(shown, found)
+    if found.findings:
+        raise typer.Exit(Exit.USAGE)

@@ -45,7 +45,7 @@ def run(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")] = False,
     **typed: Any,
 ) -> None:
-    """Run a command with a vault key of its own, revoked when it ends.
+    """Run a command with a key of its own, revoked when it ends.
 
     The exit status is the command's. Real keys of the same vendors are taken out
     of its environment. Its run id is in metadata and label of every row.

@@ -4,12 +4,15 @@ What must stay true: a report runs on a connection of its own, so that no call w
 """
 
 from dataclasses import dataclass
+from typing import assert_never
 
 from kbctl import wire
 from kbctl.errors import Exit, KbctlError
 from kbctld.control.parameters import Choice, Moment
 from kbctld.control.routes import Ask, Reply, Route
+from kbctld.control.vendor_check import check_vendor
 from kbctld.core.ledger import NS_PER_DAY, day_of
+from kbctld.core.vendor import Amount, Cost, Free, Increase, Unpriceable
 from kbctld.credentials import Credentials
 from kbctld.store import queries
 from kbctld.vault import Vault
@@ -38,12 +41,20 @@ class Reports:
                 *("GET", "/vendors", self._vendors, "read", "The vendors that keys can be issued for"),
                 gives=wire.VendorList,
             ),
+            Route(
+                *("GET", "/vendors/{name}", self._vendor, "read", "One vendor: what it can do, and the cost"),
+                gives=wire.VendorDetail,
+                errors=(404,),
+            ),
+            Route(
+                *("POST", "/vendors/check", self._check, "issue", "What is wrong in a vendor file"),
+                takes=wire.VendorText,
+                gives=wire.VendorFindings,
+            ),
         ]
 
     async def _vendors(self, _ask: Ask) -> Reply:
-        names: dict[str, list[str]] = {}
-        for credential in self.credentials:
-            names.setdefault(credential.vendor, []).append(credential.name)
+        names = self._credential_names()
         return Reply(
             wire.VendorList(
                 vendors=[
@@ -60,6 +71,49 @@ class Reports:
             )
         )
 
+    async def _vendor(self, ask: Ask) -> Reply:
+        name = ask.parameters[0]
+        vendor = self.vault.vendors.get(name)
+        if vendor is None:
+            known = ", ".join(sorted(self.vault.vendors))
+            raise KbctlError(
+                "vendor_unknown",
+                f"there is no vendor {name[:100]!r}; there is {known}",
+                "kbctl vendor list",
+                Exit.NOT_FOUND,
+            )
+        return Reply(
+            wire.VendorDetail(
+                name=vendor.name,
+                title=vendor.file.title,
+                origin=vendor.origin,
+                docs=vendor.file.docs,
+                roots=list(vendor.roots),
+                account_headers=sorted(vendor.account_headers),
+                operations=[
+                    wire.VendorOperation(
+                        name=operation.name,
+                        match=operation.match,
+                        cost=_in_words(operation.cost),
+                        privileged=operation.privileged,
+                        stamps=operation.stamps,
+                    )
+                    for operation in vendor.file.operation
+                ],
+                credentials=self._credential_names().get(name, []),
+            )
+        )
+
+    async def _check(self, ask: Ask) -> Reply:
+        text = wire.decode(ask.body, wire.VendorText).text
+        return Reply(check_vendor(text, self.vault.vendors, self.vault.rates))
+
+    def _credential_names(self) -> dict[str, list[str]]:
+        names: dict[str, list[str]] = {}
+        for credential in self.credentials:
+            names.setdefault(credential.vendor, []).append(credential.name)
+        return names
+
     async def _spend(self, ask: Ask) -> Reply:
         now_ns = self.vault.now_ns()
         by, given_ns, to_ns = ask.text("by") or "key", ask.moment("from"), ask.moment("to")
@@ -70,3 +124,22 @@ class Reports:
         await self.vault.journal.barrier()
         async with queries.own_reader(self.vault.journal.database.path) as reader:
             return Reply(await queries.spend(reader, by, from_ns, to_ns))
+
+
+def _in_words(cost: Cost) -> str:
+    """How a cost is told before the call is sent."""
+    match cost:
+        case Free():
+            return "free"
+        case Unpriceable(why=why):
+            return f"unknown before it is sent: {why}"
+        case Amount(amount=amount, currency=str(currency)):
+            return f"{amount} in {currency}"
+        case Amount(amount=amount, currency_of=objects):
+            return f"{amount} in the currency of {' or '.join(objects)}"
+        case Increase(amount=None, of=of):
+            return f"nothing beyond what {of} was counted at"
+        case Increase(amount=amount, of=of):
+            return f"what {amount} adds to {of}"
+        case _:
+            assert_never(cost)

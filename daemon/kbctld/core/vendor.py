@@ -7,8 +7,9 @@ would do. Only the file names the origin; nothing in a request can change it.
 
 import re
 import tomllib
+from collections.abc import Iterator
 from decimal import Decimal
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, NamedTuple, TypeAlias
 
 import msgspec
 from msgspec import Meta, Struct
@@ -49,6 +50,13 @@ class VendorFileError(ValueError):
 
 class _Strict(Struct, forbid_unknown_fields=True, kw_only=True):
     pass
+
+
+class Problem(NamedTuple):
+    """One thing that is wrong in a vendor file, and the way there: ``("operation", 3, "match")``."""
+
+    path: tuple[str | int, ...]
+    message: str
 
 
 class Free(_Strict, tag_field="kind", tag="free"):
@@ -238,8 +246,9 @@ def read_vendor(text: str) -> Vendor:
     try:
         file = msgspec.convert(plain, VendorFile, builtin_types=(Decimal,))
     except msgspec.ValidationError as error:
-        raise VendorFileError(_explain(str(error))) from None
-    _check(file)
+        raise VendorFileError(explain(str(error))) from None
+    for problem in problems(file):
+        raise VendorFileError(problem.message)
     return Vendor(file)
 
 
@@ -265,65 +274,74 @@ def read_rates_of(table: RateTable | None, key: str) -> dict[RateClass, Rate]:
     return rates
 
 
-def _check(file: VendorFile) -> None:
+def problems(file: VendorFile) -> Iterator[Problem]:
+    """Everything that is wrong in a file of the right form."""
     if not _NAME.fullmatch(file.name):
-        raise VendorFileError("`name` takes a lower-case word such as stripe")
+        yield Problem(("name",), "`name` takes a lower-case word such as stripe")
     if not _ORIGIN.fullmatch(file.origin):
-        raise VendorFileError("`origin` takes https://host and nothing behind it")
+        yield Problem(("origin",), "`origin` takes https://host and nothing behind it")
     for root in file.roots:
         if not root.startswith("/") or not root.endswith("/"):
-            raise VendorFileError(f"`roots` takes paths such as /v1/, not {root!r}")
+            yield Problem(("roots",), f"`roots` takes paths such as /v1/, not {root!r}")
     named = {"request_id_header": file.request_id_header}
     if file.idempotency is not None:
         named["idempotency.header"] = file.idempotency.header
         named["idempotency.replay_header"] = file.idempotency.replay_header or file.idempotency.header
     for key, header in named.items():
         if not _HEADER.fullmatch(header.lower()):
-            raise VendorFileError(f"`{key}` takes a header name, not {header!r}")
+            yield Problem(tuple(key.split(".")), f"`{key}` takes a header name, not {header!r}")
     if (file.auth.scheme == "basic") != (file.auth.user is not None):
-        raise VendorFileError("`auth.user` stands with scheme basic, and names a field of the credential")
+        yield Problem(
+            ("auth", "user"), "`auth.user` stands with scheme basic, and names a field of the credential"
+        )
     for key in ("forward_headers", "account_headers"):
         for header in getattr(file, key):
             if not _HEADER.fullmatch(header):
-                raise VendorFileError(f"`{key}` takes lower-case header names, not {header!r}")
-            if header in _NEVER_FORWARDED:
-                raise VendorFileError(f"`{key}` can't take {header!r}: we write it ourselves or not at all")
-    names = set()
-    matches = set()
-    for operation in file.operation:
-        where = f"operation {operation.name!r}"
-        if not _OPERATION.fullmatch(operation.name):
-            raise VendorFileError(
-                f"{where}: `name` takes words joined by dots, such as payment_intents.create"
-            )
-        if operation.name in names:
-            raise VendorFileError(f"{where}: `name` stands twice")
-        names.add(operation.name)
+                yield Problem((key,), f"`{key}` takes lower-case header names, not {header!r}")
+            elif header in _NEVER_FORWARDED:
+                yield Problem((key,), f"`{key}` can't take {header!r}: we write it ourselves or not at all")
+    names: set[str] = set()
+    matches: set[tuple[str, str]] = set()
+    for number, operation in enumerate(file.operation):
+        for key, message in _problems_of(operation, file, names, matches):
+            yield Problem(("operation", number, key), f"operation {operation.name!r}: {message}")
+
+
+def _problems_of(
+    operation: Operation, file: VendorFile, names: set[str], matches: set[tuple[str, str]]
+) -> Iterator[tuple[str, str]]:
+    if not _OPERATION.fullmatch(operation.name):
+        yield "name", "`name` takes words joined by dots, such as payment_intents.create"
+    if operation.name in names:
+        yield "name", "`name` stands twice"
+    names.add(operation.name)
+    try:
         method, path = _split(operation)
-        if not path.startswith(tuple(file.roots)):
-            raise VendorFileError(f"{where}: `match` starts with none of {', '.join(file.roots)}")
-        shape = (method, _PARAMETER.sub("{}", path))
-        if shape in matches:
-            raise VendorFileError(f"{where}: `match` is another operation's too")
-        matches.add(shape)
-        if operation.stamps and (file.metadata_field is None or file.body != "form"):
-            raise VendorFileError(f"{where}: `stamps` takes a file with `metadata_field` and form bodies")
-        cost = operation.cost
-        if isinstance(cost, Amount) and cost.currency is None and not cost.currency_of:
-            raise VendorFileError(f"{where}: `cost` takes `currency` or `currency_of`")
-        if isinstance(cost, Increase) and "{" + cost.of + "}" not in path:
-            raise VendorFileError(f"{where}: `cost.of` takes a path parameter of `match`")
+    except VendorFileError as error:
+        yield "match", str(error)
+        return
+    if not path.startswith(tuple(file.roots)):
+        yield "match", f"`match` starts with none of {', '.join(file.roots)}"
+    shape = (method, _PARAMETER.sub("{}", path))
+    if shape in matches:
+        yield "match", "`match` is another operation's too"
+    matches.add(shape)
+    if operation.stamps and (file.metadata_field is None or file.body != "form"):
+        yield "stamps", "`stamps` takes a file with `metadata_field` and form bodies"
+    cost = operation.cost
+    if isinstance(cost, Amount) and cost.currency is None and not cost.currency_of:
+        yield "cost", "`cost` takes `currency` or `currency_of`"
+    if isinstance(cost, Increase) and "{" + cost.of + "}" not in path:
+        yield "cost", "`cost.of` takes a path parameter of `match`"
 
 
 def _split(operation: Operation) -> tuple[str, str]:
     match = _PATTERN.fullmatch(operation.match)
     if match is None:
-        raise VendorFileError(f"operation {operation.name!r}: `match` takes METHOD /path with {{parameters}}")
+        raise VendorFileError("`match` takes METHOD /path with {parameters}")
     for segment in match[2].strip("/").split("/"):
         if ("{" in segment or "}" in segment) and not _PARAMETER.fullmatch(segment):
-            raise VendorFileError(
-                f"operation {operation.name!r}: a parameter takes a whole segment of `match`"
-            )
+            raise VendorFileError("a parameter takes a whole segment of `match`")
     return match[1], match[2]
 
 
@@ -331,7 +349,7 @@ def _is_parameter(segment: str) -> bool:
     return segment.startswith("{")
 
 
-def _explain(text: str) -> str:
+def explain(text: str) -> str:
     """msgspec names the path of a wrong value; for the closed vocabularies, say the words too."""
     if "kind`" in text:
         text += "; `kind` takes free, amount, increase or unpriceable"

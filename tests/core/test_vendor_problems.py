@@ -1,0 +1,39 @@
+"""All that is wrong in a vendor file at once, each with the way there."""
+
+import tomllib
+from decimal import Decimal
+
+import msgspec
+
+from kbctld.core.vendor import VendorFile, problems
+from tests.core.support import HEAD, OPERATIONS
+
+
+def test_every_problem_is_told_with_its_place() -> None:
+    """A person corrects a file once, not once per mistake."""
+    text = HEAD.replace('"acme"', '"Acme"').replace('["accept"]', '["Accept", "host"]').replace("/v2/", "v2")
+    more = (
+        '[[operation]]\nname = "Bad"\nmatch = "FETCH /v1/x"\ncost = { kind = "free" }\n'
+        '[[operation]]\nname = "tips.create"\nmatch = "POST /v1/tips"\ncost = { kind = "free" }\nstamps = true\n'
+        '[[operation]]\nname = "z"\nmatch = "POST /v9/z"\ncost = { kind = "amount", amount = "a" }\n'
+        '[[operation]]\nname = "y"\nmatch = "POST /v1/y"\ncost = { kind = "increase", of = "y" }\n'
+    )
+    file = msgspec.convert(tomllib.loads(text + OPERATIONS + more, parse_float=Decimal), VendorFile)
+    first = len(tomllib.loads(OPERATIONS)["operation"])
+
+    found = [problem.path for problem in problems(file)]
+
+    assert found == [
+        ("name",),
+        ("roots",),
+        ("forward_headers",),
+        ("forward_headers",),
+        ("operation", first, "name"),
+        ("operation", first, "match"),
+        ("operation", first + 1, "name"),
+        ("operation", first + 1, "match"),
+        ("operation", first + 1, "stamps"),
+        ("operation", first + 2, "match"),
+        ("operation", first + 2, "cost"),
+        ("operation", first + 3, "cost"),
+    ]
