@@ -14,7 +14,8 @@ def test_every_problem_is_told_with_its_place() -> None:
     text = HEAD.replace('"acme"', '"Acme"').replace('["accept"]', '["Accept", "host"]').replace("/v2/", "v2")
     more = (
         '[[operation]]\nname = "Bad"\nmatch = "FETCH /v1/x"\ncost = { kind = "free" }\n'
-        '[[operation]]\nname = "tips.create"\nmatch = "POST /v1/tips"\ncost = { kind = "free" }\nstamps = true\n'
+        '[[operation]]\nname = "tips.create"\nmatch = "POST /v1/tips"\ncost = { kind = "free" }\n'
+        "stamps = true\n"
         '[[operation]]\nname = "z"\nmatch = "POST /v9/z"\ncost = { kind = "amount", amount = "a" }\n'
         '[[operation]]\nname = "y"\nmatch = "POST /v1/y"\ncost = { kind = "increase", of = "y" }\n'
     )
