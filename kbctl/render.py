@@ -1011,7 +1011,12 @@ def vendor(found: wire.VendorDetail) -> None:
     rows.append(("credentials", ", ".join(found.credentials) or "none"))
     _facts(rows)
     _say("")
-    columns = [_Column("OPERATION"), _Column("REQUEST", fold=20), _Column("COST", fold=16), _Column("NOTES")]
+    columns = [
+        _Column("OPERATION"),
+        _Column("REQUEST", fold=16, drop=1),
+        _Column("COST", fold=12),
+        _Column("NOTES", fold=10),
+    ]
     _table(
         columns,
         [(each.name, each.match, each.cost, _notes(each)) for each in found.operations],

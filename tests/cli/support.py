@@ -380,3 +380,35 @@ def vendor(**changes: Any) -> wire.Vendor:
         "credentials": ["stripe", "stripe:eu"],
     }
     return wire.Vendor(**(plain | changes))
+
+
+def vendor_detail(**changes: Any) -> wire.VendorDetail:
+    plain: dict[str, Any] = {
+        "name": "stripe",
+        "title": "Stripe",
+        "origin": "https://api.stripe.com",
+        "docs": "https://docs.stripe.com/api",
+        "roots": ["/v1/"],
+        "account_headers": ["stripe-account"],
+        "operations": [
+            operation(),
+            operation(name="accounts.create", match="POST /v1/accounts", cost="free", privileged=True),
+        ],
+        "credentials": [],
+    }
+    return wire.VendorDetail(**(plain | changes))
+
+
+def operation(**changes: Any) -> wire.VendorOperation:
+    plain: dict[str, Any] = {
+        "name": "payment_intents.create",
+        "match": "POST /v1/payment_intents",
+        "cost": "amount in currency",
+        "privileged": False,
+        "stamps": True,
+    }
+    return wire.VendorOperation(**(plain | changes))
+
+
+def findings(*found: wire.VendorFinding) -> wire.VendorFindings:
+    return wire.VendorFindings(name="acme", operations=12, examples=4, findings=list(found))

@@ -26,6 +26,7 @@ from tests.cli.support import (
     change,
     created_token,
     credential,
+    findings,
     issued,
     key,
     policy,
@@ -38,6 +39,7 @@ from tests.cli.support import (
     tenant,
     token,
     vendor,
+    vendor_detail,
 )
 
 CALLS: dict[str, tuple[Callable[[Any], Any], Any]] = {
@@ -68,6 +70,8 @@ CALLS: dict[str, tuple[Callable[[Any], Any], Any]] = {
     "GET /spend": (lambda c: c.spend("day", start="2026-11-20T00:00:00Z"), [spent()]),
     "POST /sql": (lambda c: c.sql("SELECT 1"), wire.SqlReply(columns=["1"], rows=[[1]])),
     "GET /vendors": (lambda c: c.vendors(), wire.VendorList(vendors=[vendor()])),
+    "GET /vendors/stripe": (lambda c: c.vendor("stripe"), vendor_detail()),
+    "POST /vendors/check": (lambda c: c.check_vendor("schema = 1"), findings()),
     "GET /credentials": (lambda c: c.credentials(), wire.CredentialList(credentials=[credential()])),
     "PUT /credentials/stripe": (lambda c: c.set_credential("stripe", "sk"), credential()),
     "DELETE /credentials/stripe": (lambda c: c.remove_credential("stripe"), b""),

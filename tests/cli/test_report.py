@@ -5,12 +5,14 @@ import io
 import json
 from collections.abc import Callable
 from decimal import Decimal
+from pathlib import Path
 
 import pytest
 
 from kbctl import wire
+from kbctl.paths import Home
 from tests.cli.conftest import Cli, Seen
-from tests.cli.support import PretendDaemon, change, refusal, spent, vendor
+from tests.cli.support import PretendDaemon, change, findings, refusal, spent, vendor, vendor_detail
 
 # --- spend ----------------------------------------------------------------------------------------
 
@@ -265,3 +267,53 @@ def test_vendors_at_a_narrow_terminal(terminal: Callable[..., Seen], daemon: Pre
 
     assert "twilio" in seen.plain
     assert max(map(len, seen.plain.splitlines())) <= 60
+
+
+def test_vendor_show(cli: Cli, daemon: PretendDaemon) -> None:
+    """Each operation with its cost; what is privileged is marked."""
+    daemon.on("GET /vendors/stripe", vendor_detail())
+
+    lines = cli("vendor", "show", "stripe").stdout.splitlines()
+
+    assert lines[0] == "stripe  Stripe"
+    assert "  credentials  none" in lines
+    assert lines[-2].split("  ")[0] == "payment_intents.create"
+    assert "amount in currency" in lines[-2]
+    assert lines[-1].endswith("privileged stamps")
+    assert cli("vendor", "show", "stripe", "--json").stdout == wire.encode(vendor_detail()).decode() + "\n"
+
+
+def test_vendor_show_at_a_narrow_terminal(terminal: Callable[..., Seen], daemon: PretendDaemon) -> None:
+    """Names stay whole."""
+    daemon.on("GET /vendors/stripe", vendor_detail())
+
+    seen = terminal("vendor", "show", "stripe", columns=80, color=True)
+
+    assert "payment_intents.create" in seen.plain
+    assert "privileged" in seen.plain
+    assert max(map(len, seen.plain.splitlines())) <= 80
+
+
+def test_vendor_check(cli: Cli, daemon: PretendDaemon, tmp_path: Path) -> None:
+    """Nothing wrong is 0, a mistake is 2 and told as compilers do."""
+    file = tmp_path / "acme.toml"
+    file.write_text("schema = 1")
+    wrong = wire.VendorFinding(line=3, key="title", message="`title`: expected `str`")
+    missing = wire.VendorFinding(line=None, key="name", message="the key `name` is missing")
+    for answer in (findings(), findings(missing, wrong)):
+        daemon.on("POST /vendors/check", answer)
+
+    good, bad = cli("vendor", "check", str(file)), cli("vendor", "check", str(file))
+
+    assert (good.exit_code, good.stdout) == (0, f"{file}: good; 12 operations, 4 examples came true\n")
+    assert bad.exit_code == 2
+    assert bad.stdout == f"{file}: the key `name` is missing\n{file}:3: `title`: expected `str`\n"
+    assert daemon.asked[0].body == {"text": "schema = 1"}
+
+
+def test_vendor_check_of_no_file(cli: Cli, home: Home) -> None:
+    """Said before anything is asked."""
+    result = cli("vendor", "check", "/no/such/file")
+
+    assert result.exit_code == 2
+    assert "try: kbctl vendor check acme.toml" in result.stderr
