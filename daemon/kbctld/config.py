@@ -23,15 +23,18 @@ from kbctl.paths import Home
 from kbctld.control.door import SEGMENTS
 from kbctld.core.money import Rates, rates_from
 from kbctld.core.pace import Rate
+from kbctld.core.tariff import PriceTable
 from kbctld.core.vendor import (
     UNREADABLE_TOML,
     RateClass,
     RateTable,
     Vendor,
     VendorFileError,
+    priced,
     read_rates_of,
     read_vendor,
 )
+from kbctld.country import country_of
 from kbctld.http1.server import Limits
 from kbctld.proxy.upstream import UpstreamLimits
 
@@ -84,6 +87,8 @@ class Config(Struct, forbid_unknown_fields=True):
     upstream: UpstreamConfig = msgspec.field(default_factory=UpstreamConfig)
     vendor_rates: dict[str, RateTable] = {}
     """What a vendor takes of one account; wins over the vendor file and holds wherever it is."""
+    vendor_prices: dict[str, PriceTable] = {}
+    """What a vendor takes for a mail, a segment, a minute; each wins over the vendor file's."""
 
     def server_limits(self) -> Limits:
         limits = self.limits
@@ -142,12 +147,12 @@ def read_vendors(home: Home, config: Config) -> dict[str, Vendor]:
     built_in = resources.files("kbctld") / "vendors"
     for file in sorted(built_in.iterdir(), key=lambda entry: entry.name):
         if file.name.endswith(".toml"):
-            vendor = read_vendor(file.read_text(encoding="utf-8"))
+            vendor = read_vendor(file.read_text(encoding="utf-8"), country_of)
             vendors[vendor.name] = vendor
     if home.vendors.is_dir():
         for path in sorted(home.vendors.glob("*.toml")):
             try:
-                vendor = read_vendor(_owner_only(path))
+                vendor = read_vendor(_owner_only(path), country_of)
             except VendorFileError as error:
                 raise _wrong(path, str(error)) from None
             if vendor.name != path.stem:
@@ -157,6 +162,14 @@ def read_vendors(home: Home, config: Config) -> dict[str, Vendor]:
             if vendor.name in vendors:
                 raise _wrong(path, f"`name`: {vendor.name} is a built-in vendor; take another name")
             vendors[vendor.name] = vendor
+    for name, prices in config.vendor_prices.items():
+        if name not in vendors:
+            known = ", ".join(sorted(vendors))
+            raise _wrong(home.config, f"`vendor_prices` names {name!r}; it takes some of {known}")
+        try:
+            vendors[name] = priced(vendors[name], prices, f"vendor_prices.{name}")
+        except VendorFileError as error:
+            raise _wrong(home.config, str(error)) from None
     for name in config.default_vendors or ():
         if name not in vendors:
             known = ", ".join(sorted(vendors))

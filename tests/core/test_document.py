@@ -18,6 +18,7 @@ from kbctld.core.document import (
     DocumentError,
     Json,
     Number,
+    read_batch,
     read_document,
 )
 from kbctld.core.form import AmbiguousFieldError
@@ -561,3 +562,33 @@ def test_the_same_members_are_canonical_in_any_order_and_spacing() -> None:
     ]
     found = {read_document(raw).canonical() for raw in [*same, *others]}
     assert len(found) == 1 + len(others)
+
+
+# --- several objects at once -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "raw", [b"{}", b"null", b'["a"]', b"[[]]", b"[{}, 1]", b"[{}", b'[{"a":1,"a":2}]', b"\xef\xbb\xbf[]", b""]
+)
+def test_a_batch_is_an_array_of_objects_and_nothing_else(raw: bytes) -> None:
+    """As strict as one object, each of them."""
+    with pytest.raises(DocumentError):
+        read_batch(raw)
+
+
+def test_a_batch_says_what_all_of_its_objects_say() -> None:
+    """A rule must hold for each; one value for all there is not."""
+    batch = read_batch(b'[{"a": "1", "t": [{"name": "n", "value": "v"}]}, {"a": ["2", "3"], "b": "x"}]')
+    assert batch.values("a") == ("1", "2", "3")
+    assert batch.values("b") is None
+    assert batch.one("c") is None
+    assert batch.pairs("t") == {"n": "v"}
+    assert batch.mentions(["c", "b"]) == "b"
+    for ask in (batch.one, batch.texts):
+        with pytest.raises(AmbiguousFieldError):
+            ask("b")
+    assert (
+        batch.canonical()
+        == read_batch(b'[{"t":[{"value":"v","name":"n"}],"a":"1"},{"b":"x","a":["2","3"]}]').canonical()
+    )
+    assert batch.canonical() != read_batch(b'[{"a": ["2", "3"], "b": "x"}]').canonical()

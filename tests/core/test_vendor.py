@@ -43,10 +43,16 @@ def operation(match: str, cost: str = '{ kind = "free" }', name: str = "things.d
         pytest.param('"/v2/"]', '"/v2"]', ["`roots`", "/v1/", "/v2"], id="a root without its slash"),
         pytest.param('"/v2/"]', '"v2/"]', ["`roots`", "v2/"], id="a root without a slash in front"),
         pytest.param(
-            'kind = "free"', 'kind = "gratis"', ["kind", "free, amount, increase or unpriceable"], id="kind"
+            'kind = "free"',
+            'kind = "gratis"',
+            ["kind", "increase, unpriceable, recipients"],
+            id="kind",
         ),
         pytest.param(
-            'kind = "free"', 'why = "free"', ["kind", "free, amount, increase or unpriceable"], id="no kind"
+            'kind = "free"',
+            'why = "free"',
+            ["kind", "increase, unpriceable, recipients"],
+            id="no kind",
         ),
         pytest.param(
             'kind = "free"', 'kind = "free", why = "x"', ["why", ".cost"], id="a key of another kind"

@@ -74,7 +74,7 @@ WRONG_CONFIGS: list[tuple[str | bytes, str]] = [
     ("port = true", "`$.port`"),
     ("default_vendors = []", "`$.default_vendors`"),
     ('default_vendors = "stripe"', "`$.default_vendors`"),
-    ('default_vendors = ["strype"]', "'strype'; it takes some of stripe"),
+    ('default_vendors = ["strype"]', "'strype'; it takes some of "),
     ('ca_file = ""', "`ca_file`"),
     ('ca_file = "/nowhere/roots.pem"', "`ca_file`"),
     ("secrets = 1", "`$.secrets`"),
@@ -104,12 +104,20 @@ WRONG_CONFIGS: list[tuple[str | bytes, str]] = [
     ('[rates]\nEUR = "1.1"', "`$.rates[...]`"),
     ("[rates]\nUSD = 0.5", "`rates`: USD is what all others are counted in"),
     ("[rates]\nusd = 1", "`rates`: USD is what all others are counted in"),
-    ('[vendor_rates.strype]\nread = "1/s"', "`vendor_rates` names 'strype'; it takes some of stripe"),
+    ('[vendor_rates.strype]\nread = "1/s"', "`vendor_rates` names 'strype'; it takes some of "),
     ('[vendor_rates.stripe]\nread = "25"', "`vendor_rates.stripe.read`: '25' is no rate"),
     ('[vendor_rates.stripe]\nwrite = "0/s"', "`vendor_rates.stripe.write`: '0/s' is no rate"),
     ('[vendor_rates.stripe]\ndelete = "1/s"', "unknown field `delete`"),
     ("[vendor_rates.stripe]\nread = 25", "`$.vendor_rates[...].read`"),
     ('vendor_rates = "25/s"', "`$.vendor_rates`"),
+    ('[vendor_prices.strype]\nper_mail_usd = "1"', "`vendor_prices` names 'strype'; it takes some of "),
+    ('[vendor_prices.stripe]\nper_mail_usd = "1"', "nothing of stripe is sold by count"),
+    ('[vendor_prices.resend]\nper_mail_usd = "0"', "`vendor_prices.resend.per_mail_usd` takes US dollars"),
+    ('[vendor_prices.resend]\nper_mail_usd = "1e-9"', "`vendor_prices.resend.per_mail_usd` takes US dollars"),
+    ("[vendor_prices.resend]\nper_mail_usd = 0.0004", "`$.vendor_prices[...].per_mail_usd`"),
+    ('[vendor_prices.resend]\nper_male_usd = "1"', "unknown field `per_male_usd`"),
+    ('[vendor_prices.resend.per_segment_usd]\nus = "1"', "takes countries such as US"),
+    ('[vendor_prices.resend.per_segment_usd]\nUS = "1"', "takes `other` too"),
 ]
 
 
@@ -142,7 +150,7 @@ WRONG_VENDORS = [
     ("mail.toml", VENDOR.replace("api.example.com", "api.example.com/v1"), "`origin`"),
     ("mail.toml", VENDOR.replace('"bearer"', '"magic"'), "it takes bearer"),
     ("mail.toml", VENDOR.replace('"form"', '"xml"'), "it takes form"),
-    ("mail.toml", VENDOR.replace('"free"', '"cheap"'), "takes free, amount, increase or unpriceable"),
+    ("mail.toml", VENDOR.replace('"free"', '"cheap"'), "takes free, amount, increase, unpriceable"),
     ("mail.toml", VENDOR.replace("POST /v1", "POST /v9"), "`match` starts with none of /v1/"),
     ("mail.toml", VENDOR.replace("POST /v1", "SEND /v1"), "`match` takes METHOD /path"),
     ("mail.toml", VENDOR.replace("{id}", "x{id}"), "a parameter takes a whole segment"),
@@ -200,6 +208,13 @@ def test_rates_of_vendors_are_read_by_class(folder: Path) -> None:
     assert read_vendor_rates(home, config, vendors) == {"stripe": {"write": read_rate("25/s")}}
     assert read_vendor_rates(home, Config(), vendors) == {}
     assert vendors["stripe"].rates == {"read": read_rate("100/s"), "write": read_rate("100/s")}
+
+
+def test_prices_of_vendors_are_replaced_one_by_one(folder: Path) -> None:
+    """In nano-USD; what is left out is the vendor file's."""
+    home = place(folder, "config.toml", '[vendor_prices.resend]\nper_mail_usd = "0.0004"\n')
+    assert read_vendors(home, read_config(home))["resend"].tariff.mail == 400_000
+    assert read_vendors(home, Config())["resend"].tariff.mail == 900_000
 
 
 def test_an_own_vendor_stands_beside_the_built_in_ones(folder: Path) -> None:

@@ -5,17 +5,20 @@ from pathlib import Path
 import pytest
 
 import kbctld
+from kbctld.core.cost import Body
+from kbctld.core.document import read_batch, read_document
 from kbctld.core.form import read_form
 from kbctld.core.ledger import Ledger
 from kbctld.core.money import nano_from_usd
 from kbctld.core.policy import Access, Permit, Request, admit, authorize
 from kbctld.core.refusal import Code, Refusal
 from kbctld.core.target import read_target, settle_target
-from kbctld.core.vendor import Amount, Example, Increase, Operation, Unpriceable, Vendor, read_vendor
+from kbctld.core.vendor import Amount, Example, Flat, Free, Operation, Recipients, Vendor, read_vendor
+from kbctld.country import country_of
 from tests.core.support import NOW, RATES, grant, scope
 
 FILES = sorted((Path(kbctld.__path__[0]) / "vendors").glob("*.toml"))
-VENDORS = [read_vendor(path.read_text(encoding="utf-8")) for path in FILES]
+VENDORS = [read_vendor(path.read_text(encoding="utf-8"), country_of) for path in FILES]
 CAP = 10**18
 
 EXAMPLES = [
@@ -28,6 +31,15 @@ OPERATIONS = [
     for vendor in VENDORS
     for operation in vendor.file.operation
 ]
+
+
+def read_body(vendor: Vendor, operation: Operation | None, raw: bytes) -> Body:
+    """The body as the proxy reads it for this operation."""
+    if vendor.file.body == "form" or not raw:
+        return read_form(raw)
+    if operation is not None and isinstance(operation.cost, Recipients) and operation.cost.batch:
+        return read_batch(raw)
+    return read_document(raw)
 
 
 def attempt(vendor: Vendor, line: str, body: str) -> tuple[Access | None, Permit | Refusal]:
@@ -45,7 +57,7 @@ def attempt(vendor: Vendor, line: str, body: str) -> tuple[Access | None, Permit
     refusal = admit(key, access, NOW)
     if refusal is not None:
         return access, refusal
-    asked = Request(read_form(body.encode()), {}, b"digest", b"", None)
+    asked = Request(read_body(vendor, operation, body.encode()), {}, b"digest", b"", None)
     verdict = authorize(
         key, access, asked, Ledger(), RATES, now_ns=NOW, tick_ns=0, row=None, call_id="call_1"
     )
@@ -119,7 +131,10 @@ def test_law_4_no_operation_that_costs_money_passes_without_saying_how_much(
     if operation.privileged:
         assert isinstance(verdict, Refusal)
         assert verdict.code is Code.ENDPOINT_NOT_ALLOWED
-    elif isinstance(operation.cost, Amount | Increase | Unpriceable):
+    elif isinstance(operation.cost, Flat) and operation.cost.to is None:
+        assert isinstance(verdict, Permit)
+        assert verdict.price.nano == vendor.tariff.call[operation.cost.price]
+    elif not isinstance(operation.cost, Free):
         assert isinstance(verdict, Refusal)
         assert verdict.code is Code.AMOUNT_UNKNOWN
     else:

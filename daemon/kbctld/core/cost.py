@@ -7,13 +7,29 @@ the vendor can take for the request as sent. A new kind of cost is one function 
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import assert_never
+from typing import TypeAlias, assert_never
 
-from kbctld.core.document import Document
+from kbctld.core.counted import deciding, price_counted
+from kbctld.core.document import Batch, Document
 from kbctld.core.form import AmbiguousFieldError, Form
 from kbctld.core.money import NANO_PER_USD, USD_MAX, Rates, read_currency, read_minor
 from kbctld.core.refusal import Code, Refusal
-from kbctld.core.vendor import Amount, Free, Increase, Operation, Unpriceable
+from kbctld.core.tariff import Tariff, UntoldError
+from kbctld.core.vendor import (
+    Amount,
+    Counted,
+    Flat,
+    Free,
+    Increase,
+    Minutes,
+    Operation,
+    Recipients,
+    Sms,
+    Unpriceable,
+)
+
+Body: TypeAlias = Form | Document | Batch
+"""What was read of a request's body."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +72,7 @@ FREE = Price()
 UNPRICED = Price(readable=False)
 
 
-def objects_needed(operation: Operation, form: Form | Document, parameters: Mapping[str, str]) -> list[str]:
+def objects_needed(operation: Operation, form: Body, parameters: Mapping[str, str]) -> list[str]:
     """The ids of the objects that ``price`` must be told about."""
     cost = operation.cost
     if isinstance(cost, Increase):
@@ -71,11 +87,12 @@ def objects_needed(operation: Operation, form: Form | Document, parameters: Mapp
 
 def price(
     operation: Operation,
-    form: Form | Document,
+    form: Body,
     query: Form,
     parameters: Mapping[str, str],
     known: Mapping[str, Remembered],
     rates: Rates,
+    tariff: Tariff | None = None,
 ) -> Price | Refusal:
     """Price one call.
 
@@ -86,6 +103,7 @@ def price(
         parameters: the path's parameters.
         known: what we remember of the objects that ``objects_needed`` named.
         rates: US dollars per unit of other currencies.
+        tariff: the vendor's prices of what it sells by count; None where nothing is.
     """
     cost = operation.cost
     match cost:
@@ -97,6 +115,8 @@ def price(
             decides = [cost.amount, *([cost.currency] if cost.currency else cost.currency_of)]
         case Increase():
             decides = [field for field in (cost.amount, cost.currency) if field]
+        case Recipients() | Sms() | Minutes() | Flat():
+            decides = deciding(cost)
         case _:
             assert_never(cost)
     stray = query.mentions(decides)
@@ -107,11 +127,16 @@ def price(
             f"send {stray} in the body, once",
         )
     try:
+        if isinstance(cost, Counted):
+            assert tariff is not None  # noqa: S101 - the vendor file has a price for each
+            return _bounded(operation, Price(price_counted(cost, form, query, tariff)))
         for field in decides:
             form.one(field)  # two readings of any of them come before what one reading says
         if isinstance(cost, Amount):
             return _price_amount(operation, cost, form, parameters, known, rates)
         return _price_increase(operation, cost, form, known.get(parameters[cost.of]), rates)
+    except UntoldError as error:
+        return _unknown(operation, str(error), error.remedy)
     except AmbiguousFieldError as error:
         return Refusal(
             Code.AMBIGUOUS_REQUEST,
@@ -123,7 +148,7 @@ def price(
 def _price_amount(
     operation: Operation,
     cost: Amount,
-    form: Form | Document,
+    form: Body,
     parameters: Mapping[str, str],
     known: Mapping[str, Remembered],
     rates: Rates,
@@ -155,7 +180,7 @@ def _price_amount(
 
 
 def _price_increase(
-    operation: Operation, cost: Increase, form: Form | Document, before: Remembered | None, rates: Rates
+    operation: Operation, cost: Increase, form: Body, before: Remembered | None, rates: Rates
 ) -> Price | Refusal:
     minor = _minor(operation, cost.amount, form) if cost.amount else None
     currency = _currency(operation, cost.currency, form) if cost.currency else None
@@ -183,12 +208,12 @@ def _price_increase(
     )
 
 
-def _named(cost: Amount, form: Form | Document, parameters: Mapping[str, str]) -> list[str]:
+def _named(cost: Amount, form: Body, parameters: Mapping[str, str]) -> list[str]:
     values = (parameters.get(field) or form.one(field) for field in cost.currency_of)
     return [value for value in values if value]
 
 
-def _minor(operation: Operation, field: str, form: Form | Document) -> int | Refusal | None:
+def _minor(operation: Operation, field: str, form: Body) -> int | Refusal | None:
     text = form.one(field)
     if text is None:
         return None
@@ -200,7 +225,7 @@ def _minor(operation: Operation, field: str, form: Form | Document) -> int | Ref
     return minor
 
 
-def _currency(operation: Operation, field: str, form: Form | Document) -> str | Refusal | None:
+def _currency(operation: Operation, field: str, form: Body) -> str | Refusal | None:
     text = form.one(field)
     if text is None:
         return None

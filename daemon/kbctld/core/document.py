@@ -94,6 +94,20 @@ class Document:
             raise AmbiguousFieldError(name)
         return settled
 
+    def texts(self, name: str) -> tuple[str, ...]:
+        """The texts of a field that counts them: one, or each of an array; none where it is absent or empty.
+
+        Raises:
+            AmbiguousFieldError: anything else stands in it, or beside it a member that others take for it.
+        """
+        found = self._find(name)
+        value = None if found is None else found[0]
+        items = value if isinstance(value, list) else [] if value is None else [value]
+        texts = tuple(item for item in items if isinstance(item, str))
+        if len(texts) < len(items):
+            raise AmbiguousFieldError(name)
+        return texts
+
     def mentions(self, names: Iterable[str]) -> str | None:
         """The first of these names that any reader could see in here; for places where none belongs."""
         for name in names:
@@ -148,12 +162,85 @@ class Document:
         return value
 
 
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """The objects of a JSON array, where an operation takes several at once."""
+
+    documents: tuple[Document, ...]
+
+    def one(self, name: str) -> str | None:
+        """No single value decides for several objects: None where none carries the field.
+
+        Raises:
+            AmbiguousFieldError: one of them could carry it.
+        """
+        if self.mentions([name]) is not None:
+            raise AmbiguousFieldError(name)
+        return None
+
+    def texts(self, name: str) -> tuple[str, ...]:
+        """As ``one``."""
+        self.one(name)
+        return ()
+
+    def values(self, name: str) -> tuple[str, ...] | None:
+        """What a rule on this field must hold for, in all of them; None where any of them lacks it.
+
+        Raises:
+            AmbiguousFieldError: where that of one of them would.
+        """
+        found = [document.values(name) for document in self.documents]
+        present = [values for values in found if values is not None]
+        if len(present) < len(found):
+            return None
+        return tuple(value for values in present for value in values) or None
+
+    def mentions(self, names: Iterable[str]) -> str | None:
+        """The first of these names that any reader could see in any of them."""
+        names = list(names)
+        return next(filter(None, (document.mentions(names) for document in self.documents)), None)
+
+    def object(self, name: str) -> dict[str, str]:
+        """As of one object; those of later objects win."""
+        return {key: text for each in self.documents for key, text in each.object(name).items()}
+
+    def pairs(self, name: str) -> dict[str, str]:
+        """As of one object; those of later objects win."""
+        return {key: text for each in self.documents for key, text in each.pairs(name).items()}
+
+    def canonical(self) -> bytes:
+        """The same bytes for the same objects in the same order."""
+        return b"[" + b",".join(document.canonical() for document in self.documents) + b"]"
+
+
 def read_document(raw: bytes) -> Document:
     """Decode a JSON object, strictly.
 
     Raises:
         DocumentError: not a JSON object in UTF-8, or one that some reader takes otherwise or not at all.
     """
+    value = _read(raw)
+    if not isinstance(value, dict):
+        raise DocumentError("a JSON body is an object")
+    return Document(value)
+
+
+def read_batch(raw: bytes) -> Batch:
+    """Decode a JSON array of objects, as strictly.
+
+    Raises:
+        DocumentError: not such an array in UTF-8, or one that some reader takes otherwise or not at all.
+    """
+    value = _read(raw)
+    if not isinstance(value, list):
+        raise DocumentError("a JSON body of this operation is an array")
+    documents = [Document(item) for item in value if isinstance(item, dict)]
+    if len(documents) < len(value):
+        raise DocumentError("the array in a JSON body holds objects")
+    return Batch(tuple(documents))
+
+
+def _read(raw: bytes) -> Json:
     if raw.startswith(_BOM):
         raise DocumentError("a JSON body starts with no byte order mark")
     try:
@@ -162,13 +249,11 @@ def read_document(raw: bytes) -> Document:
         raise DocumentError("a JSON body is UTF-8") from None
     _bound(text)
     try:
-        value = _DECODER.decode(text)
+        value: Json = _DECODER.decode(text)
     except json.JSONDecodeError as error:
         raise DocumentError(f"not JSON at character {error.pos}: {error.msg}") from None
-    if not isinstance(value, dict):
-        raise DocumentError("a JSON body is an object")
     _check(value)
-    return Document(value)
+    return value
 
 
 def _bound(text: str) -> None:

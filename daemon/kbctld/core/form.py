@@ -72,6 +72,19 @@ class Form:
             raise AmbiguousFieldError(field)
         return tuple(found) or None
 
+    def texts(self, name: str) -> tuple[str, ...]:
+        """Every value of a field that may be repeated, in order.
+
+        Raises:
+            AmbiguousFieldError: it stands there under a name that other parsers fold into this one, as an
+                array or object, or beside a raw ``;``.
+        """
+        if any(key != name and _could_be(key, name) for key, _ in self.pairs):
+            raise AmbiguousFieldError(name)
+        if self.has_semicolon and self._mentions(name):
+            raise AmbiguousFieldError(name)
+        return tuple(value for key, value in self.pairs if key == name)
+
     def mentions(self, names: Iterable[str]) -> str | None:
         """The first of these names that any parser could see in here; for places where none belongs."""
         for name in names:

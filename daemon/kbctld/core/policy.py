@@ -10,9 +10,7 @@ from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any
 
-from kbctld.core.cost import FREE, UNPRICED, Price, Remembered, price
-from kbctld.core.document import Document
-from kbctld.core.form import Form
+from kbctld.core.cost import FREE, UNPRICED, Body, Price, Remembered, price
 from kbctld.core.grant import Grant
 from kbctld.core.ledger import NS_PER_S, Attempt, Hold, Ledger, Scope, day_of, seconds_to_midnight
 from kbctld.core.money import NANO_MAX, Rates, say_usd
@@ -78,7 +76,7 @@ class Request:
         replay: digest of key, credential and idempotency key; None without one.
     """
 
-    form: Form | Document
+    form: Body
     known: Mapping[str, Remembered]
     digest: bytes
     same: bytes
@@ -371,7 +369,15 @@ def _quote(grant: Grant, access: Access, request: Request, rates: Rates) -> Pric
             f"what {access.title} would cost can't be told before it is sent: no vendor file lists it",
             f"use an operation from the file of {access.vendor.name}, or a key with --cap none",
         )
-    quote = price(access.operation, request.form, access.target.form, access.parameters, request.known, rates)
+    quote = price(
+        access.operation,
+        request.form,
+        access.target.form,
+        access.parameters,
+        request.known,
+        rates,
+        access.vendor.tariff,
+    )
     if isinstance(quote, Refusal) and quote.code is Code.AMOUNT_UNKNOWN and not grant.capped:
         return UNPRICED
     return quote

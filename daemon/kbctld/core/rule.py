@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Literal, TypeAlias
 
-from kbctld.core.document import Document
+from kbctld.core.document import Batch, Document
 from kbctld.core.entry import Entry, EntryError, read_entry
 from kbctld.core.form import AmbiguousFieldError, Form
 from kbctld.core.vendor import READS, Operation, Vendor
@@ -24,7 +24,7 @@ Op = Literal["==", "!=", "in", "<=", "<", ">=", ">", "startswith"]
 OPS: tuple[Op, ...] = ("==", "!=", "in", "<=", "<", ">=", ">", "startswith")
 _NUMERIC: frozenset[Op] = frozenset(("<=", "<", ">=", ">"))
 
-Place: TypeAlias = Form | Document | Mapping[str, str] | None
+Place: TypeAlias = Form | Document | Batch | Mapping[str, str] | None
 """Where a field can stand: a body or query, read; path parameters or account headers, by lower-case name."""
 
 # A scope is one word, or a method and a path: neither could be FIELD OP, so a value may hold ": " itself.
@@ -189,7 +189,7 @@ def _read(field: str, places: Sequence[Place]) -> tuple[str, ...] | None:
     for place in places:
         if place is None:
             continue
-        if isinstance(place, Form | Document):
+        if isinstance(place, Form | Document | Batch):
             here = place.values(field)
         else:
             value = place.get(field.lower())

@@ -15,6 +15,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from kbctld.core.pace import PaceError, Rate, read_rate
+from kbctld.core.tariff import CountryOf, PriceTable, Tariff, TariffError, nowhere, overlaid, read_tariff
 
 SCHEMA = 1
 
@@ -30,6 +31,7 @@ _OPERATION = re.compile(r"[a-z][a-z0-9_]*(?:\.[a-z][a-z0-9_]*)*", re.ASCII)
 _PATTERN = re.compile(r"(GET|HEAD|POST|PUT|PATCH|DELETE) (/[A-Za-z0-9._~{}/-]*)", re.ASCII)
 _PARAMETER = re.compile(r"\{([a-z_]+)\}", re.ASCII)
 _ORIGIN = re.compile(r"https://[a-z0-9](?:[a-z0-9.-]*[a-z0-9])?(?::[0-9]{1,5})?", re.ASCII)
+_WORD = re.compile(r"/[a-z][a-z-]*", re.ASCII)
 _HEADER = re.compile(r"[a-z][a-z0-9-]*", re.ASCII)
 
 # These frame, route or authenticate a message: we write them ourselves or not at all.
@@ -100,7 +102,70 @@ class Unpriceable(_Strict, tag_field="kind", tag="unpriceable"):
     why: Text
 
 
-Cost = Free | Amount | Increase | Unpriceable
+class Recipients(_Strict, tag_field="kind", tag="recipients"):
+    """A mail: ``price.per_mail_usd`` for each recipient.
+
+    Attributes:
+        fields: the fields with recipients, the one that no mail lacks first.
+        at_most: recipients of one field.
+        batch: whether the body is an array of such mails.
+    """
+
+    fields: Annotated[list[Text], Meta(min_length=1)]
+    at_most: Annotated[int, Meta(ge=1, le=10_000)] = 50
+    batch: bool = False
+
+
+class Sms(_Strict, tag_field="kind", tag="sms"):
+    """A text message: ``price.per_segment_usd`` for each segment, ``price.per_media_usd`` for each file.
+
+    Attributes:
+        to: the field with the destination, a phone number.
+        sender: the field with the sender, whose channel (``whatsapp:``) must be none either.
+        text: the field with the text.
+        media: the field with the files' addresses.
+        unbounded: fields that make it cost what the request does not tell.
+    """
+
+    to: Text
+    text: Text
+    sender: Text | None = None
+    media: Text | None = None
+    unbounded: list[Text] = []
+
+
+class Minutes(_Strict, tag_field="kind", tag="minutes"):
+    """A phone call: ``price.per_minute_usd`` for each begun minute that it may last.
+
+    Attributes:
+        to: the field with the destination, a phone number.
+        seconds: the field with how long it may last.
+        unbounded: fields that make it cost what the request does not tell.
+    """
+
+    to: Text
+    seconds: Text
+    unbounded: list[Text] = []
+
+
+class Flat(_Strict, tag_field="kind", tag="flat"):
+    """The same for every call: ``price.per_call_usd`` of this name.
+
+    Attributes:
+        price: its name.
+        to: the field with a destination that gets a message of one segment on top.
+        unbounded: fields of body or query that make it cost what the request does not tell.
+    """
+
+    price: Text
+    to: Text | None = None
+    unbounded: list[Text] = []
+
+
+Counted = Recipients | Sms | Minutes | Flat
+"""Costs a count of things times their price in the file's ``[price]``."""
+
+Cost = Free | Amount | Increase | Unpriceable | Recipients | Sms | Minutes | Flat
 
 
 class Operation(_Strict):
@@ -139,6 +204,8 @@ class Idempotency(_Strict):
     methods: list[Literal["POST", "DELETE"]]
     window_hours: Annotated[int, Meta(ge=1, le=168)]
     """No longer than the vendor keeps a key: afterwards a retry is a new call."""
+    operations: list[Text] = []
+    """The only operations that it recognises a retry of; empty for all."""
     replay_header: Text | None = None
     """``true`` in an answer that repeats an earlier one."""
 
@@ -184,14 +251,17 @@ class VendorFile(_Strict):
     """The same as a list of ``{name, value}``: Resend's ``tags``."""
     secret_prefixes: list[Text] = []
     rate: RateTable | None = None
+    price: PriceTable | None = None
+    """What things cost that are sold by count."""
     example: list[Example] = []
 
 
 class Vendor:
     """A vendor file, checked and made quick to ask."""
 
-    def __init__(self, file: VendorFile) -> None:
+    def __init__(self, file: VendorFile, country_of: CountryOf = nowhere) -> None:
         self.file = file
+        self.tariff = read_tariff(file.price or PriceTable(), "price", country_of)
         self.name = file.name
         self.origin = file.origin
         self.roots = tuple(file.roots)
@@ -233,8 +303,12 @@ class Vendor:
         return None, {}
 
 
-def read_vendor(text: str) -> Vendor:
+def read_vendor(text: str, country_of: CountryOf = nowhere) -> Vendor:
     """Read and check a vendor file.
+
+    Args:
+        text: the file.
+        country_of: places phone numbers, for prices by country; without it each costs the dearest.
 
     Raises:
         VendorFileError: with the key and the allowed values.
@@ -249,7 +323,26 @@ def read_vendor(text: str) -> Vendor:
         raise VendorFileError(explain(str(error))) from None
     for problem in problems(file):
         raise VendorFileError(problem.message)
-    return Vendor(file)
+    return Vendor(file, country_of)
+
+
+def priced(vendor: Vendor, own: PriceTable, key: str) -> Vendor:
+    """The same vendor with the operator's prices over its own.
+
+    Args:
+        vendor: as its file has it.
+        own: the prices that differ.
+        key: what they are called, for people.
+
+    Raises:
+        VendorFileError: a price that is none, or a vendor without any.
+    """
+    if vendor.file.price is None:
+        raise VendorFileError(f"`{key}`: nothing of {vendor.name} is sold by count")
+    file = msgspec.structs.replace(vendor.file, price=overlaid(vendor.file.price, own))
+    for problem in _problems_of_prices(file, key):
+        raise VendorFileError(problem.message)
+    return Vendor(file, vendor.tariff.country_of)
 
 
 def read_rates_of(table: RateTable | None, key: str) -> dict[RateClass, Rate]:
@@ -281,8 +374,8 @@ def problems(file: VendorFile) -> Iterator[Problem]:
     if not _ORIGIN.fullmatch(file.origin):
         yield Problem(("origin",), "`origin` takes https://host and nothing behind it")
     for root in file.roots:
-        if not root.startswith("/") or not root.endswith("/"):
-            yield Problem(("roots",), f"`roots` takes paths such as /v1/, not {root!r}")
+        if not root.startswith("/") or not (root.endswith("/") or _WORD.fullmatch(root)):
+            yield Problem(("roots",), f"`roots` takes paths such as /v1/ or /emails, not {root!r}")
     named = {"request_id_header": file.request_id_header}
     if file.idempotency is not None:
         named["idempotency.header"] = file.idempotency.header
@@ -300,11 +393,19 @@ def problems(file: VendorFile) -> Iterator[Problem]:
                 yield Problem((key,), f"`{key}` takes lower-case header names, not {header!r}")
             elif header in _NEVER_FORWARDED:
                 yield Problem((key,), f"`{key}` can't take {header!r}: we write it ourselves or not at all")
+    if file.idempotency is not None:
+        for name in file.idempotency.operations:
+            if name not in {operation.name for operation in file.operation}:
+                yield Problem(
+                    ("idempotency", "operations"),
+                    f"`idempotency.operations` takes operations of the file, not {name!r}",
+                )
     names: set[str] = set()
     matches: set[tuple[str, str]] = set()
     for number, operation in enumerate(file.operation):
         for key, message in _problems_of(operation, file, names, matches):
             yield Problem(("operation", number, key), f"operation {operation.name!r}: {message}")
+    yield from _problems_of_prices(file, "price")
 
 
 def _problems_of(
@@ -331,8 +432,44 @@ def _problems_of(
     cost = operation.cost
     if isinstance(cost, Amount) and cost.currency is None and not cost.currency_of:
         yield "cost", "`cost` takes `currency` or `currency_of`"
+    if isinstance(cost, Recipients) and cost.batch and file.body != "json":
+        yield "cost", "`cost.batch` takes a file with JSON bodies"
     if isinstance(cost, Increase) and "{" + cost.of + "}" not in path:
         yield "cost", "`cost.of` takes a path parameter of `match`"
+
+
+def _problems_of_prices(file: VendorFile, key: str) -> Iterator[Problem]:
+    """A price that is none; a table without its source; something counted without a price."""
+    if file.price is not None and not (file.price.source and file.price.dated):
+        yield Problem(("price",), f"`{key}` takes `source` and `dated`: where prices were read, and when")
+    try:
+        tariff = read_tariff(file.price or PriceTable(), key)
+    except TariffError as error:
+        yield Problem(("price",), str(error))
+        return
+    for number, operation in enumerate(file.operation):
+        missing = _unpriced(operation.cost, tariff)
+        if missing is not None:
+            message = f"operation {operation.name!r}: its cost takes `{key}.{missing}`"
+            yield Problem(("operation", number, "cost"), message)
+
+
+def _unpriced(cost: Cost, tariff: Tariff) -> str | None:
+    """The key of a price that this cost needs and that the file lacks."""
+    match cost:
+        case Recipients() if tariff.mail is None:
+            return "per_mail_usd"
+        case Sms() if not tariff.segment:
+            return "per_segment_usd"
+        case Sms() if cost.media is not None and tariff.media is None:
+            return "per_media_usd"
+        case Minutes() if not tariff.minute:
+            return "per_minute_usd"
+        case Flat() if cost.price not in tariff.call:
+            return f"per_call_usd.{cost.price}"
+        case Flat() if cost.to is not None and not tariff.segment:
+            return "per_segment_usd"
+    return None
 
 
 def _split(operation: Operation) -> tuple[str, str]:
@@ -352,7 +489,7 @@ def _is_parameter(segment: str) -> bool:
 def explain(text: str) -> str:
     """msgspec names the path of a wrong value; for the closed vocabularies, say the words too."""
     if "kind`" in text:
-        text += "; `kind` takes free, amount, increase or unpriceable"
+        text += "; `kind` takes free, amount, increase, unpriceable, recipients, sms, minutes or flat"
     elif "`$.auth.scheme`" in text:
         text += "; it takes bearer, basic or x-api-key"
     elif "`$.idempotency.methods" in text:

@@ -10,18 +10,17 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TypeAlias
 from urllib.parse import urlencode
 
-from kbctld.core.cost import Remembered, objects_needed
-from kbctld.core.document import Document, DocumentError, read_document
+from kbctld.core.cost import Body, Remembered, objects_needed
+from kbctld.core.document import Batch, Document, DocumentError, read_batch, read_document
 from kbctld.core.form import AmbiguousFieldError, Form, FormError, read_form
 from kbctld.core.grant import Grant
 from kbctld.core.policy import Access
 from kbctld.core.policy import Request as Asked
 from kbctld.core.refusal import Code, Refusal
 from kbctld.core.target import Arrived, settle_target
-from kbctld.core.vendor import READS, Amount, Increase, Vendor
+from kbctld.core.vendor import READS, Free, Recipients, Unpriceable, Vendor
 from kbctld.credentials import Credential, Credentials
 from kbctld.http1.gate import Head
 from kbctld.http1.server import BadBody, Fields
@@ -36,8 +35,6 @@ _METADATA_MAX = 50
 _FORM = b"application/x-www-form-urlencoded"
 _JSON = b"application/json"
 _NO_FORM = Form((), has_semicolon=False)
-
-Body: TypeAlias = Form | Document
 
 
 def stranger(head: Head, own_hosts: frozenset[bytes]) -> Refusal | None:
@@ -255,7 +252,7 @@ def _read_form(access: Access, grant: Grant, media: MediaType, body: bytes) -> B
         return _NO_FORM
     operation = access.operation
     ruled = access.method not in READS and any(holder.rules for holder in grant.lineage)
-    decides = ruled or (operation is not None and isinstance(operation.cost, Amount | Increase))
+    decides = ruled or (operation is not None and not isinstance(operation.cost, Free | Unpriceable))
     as_json = access.vendor.file.body == "json"
     expected = _JSON if as_json else _FORM
     if media.kind != expected or not media.is_utf8:
@@ -269,7 +266,8 @@ def _read_form(access: Access, grant: Grant, media: MediaType, body: bytes) -> B
             return _NO_FORM
     try:
         if as_json and media.kind == _JSON:
-            return read_document(body)
+            cost = operation.cost if operation is not None else None
+            return read_batch(body) if isinstance(cost, Recipients) and cost.batch else read_document(body)
         form = read_form(body)
     except (FormError, DocumentError) as error:
         return Refusal(Code.MALFORMED_REQUEST, f"the body can't be read: {error}")
@@ -315,6 +313,9 @@ def _replay_digest(
     idempotency = access.vendor.file.idempotency
     if idempotency is None or access.method not in idempotency.methods:
         return b""
+    known = idempotency.operations
+    if known and (access.operation is None or access.operation.name not in known):
+        return b""
     key = slots.get(idempotency.header.lower().encode())
     if not key:
         return b""
@@ -337,7 +338,7 @@ def _metadata(grant: Grant, vendor: Vendor, form: Body, slots: Mapping[bytes, by
     said: dict[str, str] = {}
     if vendor.file.metadata_field is not None:
         said.update(list(form.object(vendor.file.metadata_field).items())[:_METADATA_MAX])
-    if vendor.file.metadata_list is not None and isinstance(form, Document):
+    if vendor.file.metadata_list is not None and isinstance(form, Document | Batch):
         said.update(list(form.pairs(vendor.file.metadata_list).items())[:_METADATA_MAX])
     run_id = slots.get(b"x-agent-run-id")
     if run_id:

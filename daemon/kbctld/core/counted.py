@@ -1,0 +1,55 @@
+"""Costs that are a count of things times their price in the vendor file: which reader each kind has.
+
+What must stay true: a field that decides is read from the body alone; one that leaves the cost open is looked
+for in body and query alike.
+"""
+
+from typing import assert_never
+
+from kbctld.core.document import Batch, Document
+from kbctld.core.flat import price_flat
+from kbctld.core.form import Form
+from kbctld.core.minutes import price_minutes
+from kbctld.core.recipients import price_recipients
+from kbctld.core.sms import price_sms
+from kbctld.core.tariff import Tariff, UntoldError
+from kbctld.core.vendor import Counted, Flat, Minutes, Recipients, Sms
+
+
+def deciding(cost: Counted) -> list[str]:
+    """The fields that the price is read from."""
+    match cost:
+        case Recipients():
+            return cost.fields
+        case Sms():
+            return [field for field in (cost.to, cost.text, cost.sender, cost.media) if field]
+        case Minutes():
+            return [cost.to, cost.seconds]
+        case Flat():
+            return [cost.to] if cost.to else []
+        case _:
+            assert_never(cost)
+
+
+def price_counted(cost: Counted, body: Form | Document | Batch, query: Form, tariff: Tariff) -> int:
+    """Nano-USD of one call.
+
+    Raises:
+        UntoldError: it can't be bounded.
+        AmbiguousFieldError: a field with two readings.
+    """
+    if not isinstance(cost, Recipients):
+        open_end = body.mentions(cost.unbounded) or query.mentions(cost.unbounded)
+        if open_end is not None:
+            raise UntoldError(f"{open_end} makes it cost what the request does not tell", "leave it out")
+    match cost:
+        case Recipients():
+            return price_recipients(cost, body, tariff)
+        case Sms():
+            return price_sms(cost, body, tariff)
+        case Minutes():
+            return price_minutes(cost, body, tariff)
+        case Flat():
+            return price_flat(cost, body, tariff)
+        case _:
+            assert_never(cost)
