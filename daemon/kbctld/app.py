@@ -256,6 +256,10 @@ class App:
                         f"INSECURE: {name} goes to {origin.text} in this run, not to {vendor.origin}."
                     )
             self._pools[name] = Pool(origin, limits, context if origin.tls else None)
+            if vendor.hosts is not None and name not in overridden:
+                for label in vendor.hosts.table.labels:
+                    host = read_origin(vendor.hosts.origin(label))
+                    self._pools[f"{name}/{label}"] = Pool(host, limits, context)
 
     def _rates_of(self, vendor: Vendor) -> dict[RateClass, Rate]:
         """The vendor's own rates hold only where the vendor is; the operator's hold everywhere."""

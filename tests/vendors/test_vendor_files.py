@@ -12,7 +12,7 @@ from kbctld.core.ledger import Ledger
 from kbctld.core.money import nano_from_usd
 from kbctld.core.policy import Access, Permit, Request, admit, authorize
 from kbctld.core.refusal import Code, Refusal
-from kbctld.core.target import read_target, settle_target
+from kbctld.core.target import read_target
 from kbctld.core.vendor import Amount, Example, Flat, Free, Operation, Recipients, Vendor, read_vendor
 from kbctld.country import country_of
 from tests.core.support import NOW, RATES, grant, scope
@@ -48,7 +48,7 @@ def attempt(vendor: Vendor, line: str, body: str) -> tuple[Access | None, Permit
     arrived = read_target(target, frozenset({vendor.name}))
     if isinstance(arrived, Refusal):
         return None, arrived
-    settled = settle_target(arrived, vendor.joins, vendor.roots)
+    settled = vendor.settle(arrived)
     if isinstance(settled, Refusal):
         return None, settled
     operation, parameters = vendor.match(method, settled.path, settled.segments)

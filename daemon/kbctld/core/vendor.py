@@ -14,7 +14,11 @@ from typing import Annotated, Any, Literal, NamedTuple, TypeAlias
 import msgspec
 from msgspec import Meta, Struct
 
+from kbctld.core.account import AccountTable
+from kbctld.core.hosts import Hosts, HostTable
 from kbctld.core.pace import PaceError, Rate, read_rate
+from kbctld.core.refusal import Refusal
+from kbctld.core.target import Arrived, Target, settle_target
 from kbctld.core.tariff import CountryOf, PriceTable, Tariff, TariffError, nowhere, overlaid, read_tariff
 
 SCHEMA = 1
@@ -241,6 +245,10 @@ class VendorFile(_Strict):
     request_id_header: Text
     roots: Annotated[list[Text], Meta(min_length=1)]
     operation: list[Operation]
+    hosts: HostTable | None = None
+    """Further hosts than the origin's; their paths have the host's label in front."""
+    account: AccountTable | None = None
+    """How a path names the account that it acts in."""
     joins: list[str] = []
     forward_headers: list[Text] = []
     account_headers: list[Text] = []
@@ -265,6 +273,7 @@ class Vendor:
         self.name = file.name
         self.origin = file.origin
         self.roots = tuple(file.roots)
+        self.hosts = Hosts(file.hosts, self.roots) if file.hosts is not None else None
         self.joins = tuple(sorted({"", *file.joins}, key=len, reverse=True))
         self.forward_headers = frozenset(file.forward_headers)
         self.account_headers = frozenset(file.account_headers)
@@ -283,6 +292,15 @@ class Vendor:
         for candidates in self._patterns.values():
             # /v1/accounts/{id} must not win over /v1/accounts/{id} with more literals: most literals first.
             candidates.sort(key=lambda item: sum(map(_is_parameter, item[0])))
+
+    def settle(self, arrived: Arrived) -> Target | Refusal:
+        """The canonical target of one that arrived."""
+        if self.hosts is None:
+            return settle_target(arrived, self.joins, self.roots)
+        there = self.hosts.settle(arrived)
+        if isinstance(there, Refusal):
+            return there
+        return settle_target(there, self.joins, self.hosts.all_roots)
 
     def match(
         self, method: str, path: str, segments: tuple[str, ...]
@@ -373,6 +391,11 @@ def problems(file: VendorFile) -> Iterator[Problem]:
         yield Problem(("name",), "`name` takes a lower-case word such as stripe")
     if not _ORIGIN.fullmatch(file.origin):
         yield Problem(("origin",), "`origin` takes https://host and nothing behind it")
+    hosts = file.hosts.problem(file.origin) if file.hosts is not None else None
+    if hosts is not None:
+        yield Problem(("hosts",), hosts)
+    if file.account is not None and file.account.field != file.auth.user:
+        yield Problem(("account", "field"), "`account.field` takes the field that `auth.user` names")
     for root in file.roots:
         if not root.startswith("/") or not (root.endswith("/") or _WORD.fullmatch(root)):
             yield Problem(("roots",), f"`roots` takes paths such as /v1/ or /emails, not {root!r}")
@@ -400,16 +423,23 @@ def problems(file: VendorFile) -> Iterator[Problem]:
                     ("idempotency", "operations"),
                     f"`idempotency.operations` takes operations of the file, not {name!r}",
                 )
+    roots = tuple(file.roots)
+    if file.hosts is not None and hosts is None:
+        roots = Hosts(file.hosts, roots).all_roots
     names: set[str] = set()
     matches: set[tuple[str, str]] = set()
     for number, operation in enumerate(file.operation):
-        for key, message in _problems_of(operation, file, names, matches):
+        for key, message in _problems_of(operation, file, roots, names, matches):
             yield Problem(("operation", number, key), f"operation {operation.name!r}: {message}")
     yield from _problems_of_prices(file, "price")
 
 
 def _problems_of(
-    operation: Operation, file: VendorFile, names: set[str], matches: set[tuple[str, str]]
+    operation: Operation,
+    file: VendorFile,
+    roots: tuple[str, ...],
+    names: set[str],
+    matches: set[tuple[str, str]],
 ) -> Iterator[tuple[str, str]]:
     if not _OPERATION.fullmatch(operation.name):
         yield "name", "`name` takes words joined by dots, such as payment_intents.create"
@@ -421,7 +451,7 @@ def _problems_of(
     except VendorFileError as error:
         yield "match", str(error)
         return
-    if not path.startswith(tuple(file.roots)):
+    if not path.startswith(roots):
         yield "match", f"`match` starts with none of {', '.join(file.roots)}"
     shape = (method, _PARAMETER.sub("{}", path))
     if shape in matches:

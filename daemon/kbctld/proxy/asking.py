@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from urllib.parse import urlencode
 
+from kbctld.core.account import Acting, find_account
 from kbctld.core.cost import Body, Remembered, objects_needed
 from kbctld.core.document import Batch, Document, DocumentError, read_batch, read_document
 from kbctld.core.form import AmbiguousFieldError, Form, FormError, read_form
@@ -19,7 +20,7 @@ from kbctld.core.grant import Grant
 from kbctld.core.policy import Access
 from kbctld.core.policy import Request as Asked
 from kbctld.core.refusal import Code, Refusal
-from kbctld.core.target import Arrived, settle_target
+from kbctld.core.target import Arrived, Target
 from kbctld.core.vendor import READS, Free, Recipients, Unpriceable, Vendor
 from kbctld.credentials import Credential, Credentials
 from kbctld.http1.gate import Head
@@ -62,6 +63,7 @@ def plain_fields(head: Head) -> Fields:
 def find_access(
     call: Call,
     vendors: Mapping[str, Vendor],
+    credentials: Credentials,
     grant: Grant,
     arrived: Arrived,
     method: str,
@@ -78,11 +80,16 @@ def find_access(
             f"key {grant.key_id} does not reach {vendor.name}; it reaches {' and '.join(grant.vendors)}",
             f"ask for a key issued with --vendor {vendor.name}",
         )
-    target = settle_target(arrived, vendor.joins, vendor.roots)
+    target = vendor.settle(arrived)
     if isinstance(target, Refusal):
         return target
     if target.form.mentions(("_method", "api_key")) is not None:
         return Refusal(Code.AMBIGUOUS_REQUEST, "the query overrides the method or carries a credential")
+    acting = _acting(vendor, credentials, grant, target)
+    if isinstance(acting, Refusal):
+        return acting
+    if acting is not None:
+        target = acting.target
     listed_as = "GET" if method == "HEAD" else method
     operation, parameters = vendor.match(listed_as, target.path, target.segments)
     if operation is None and target.path.endswith("/"):
@@ -107,7 +114,25 @@ def find_access(
             "send it only as the SDK's API key",
         )
     accounts = {name: value for name, value in leaving.items() if name in vendor.account_headers}
+    table = vendor.file.account
+    if acting is not None and table is not None:
+        # Its own account is a parameter, which rules may bind; another is refused unless a rule lists it.
+        if acting.other is not None:
+            accounts[table.field] = acting.other
+        elif acting.own is not None:
+            parameters = {**parameters, table.field: acting.own}
     return Access(vendor, method, target, operation, parameters, accounts)
+
+
+def _acting(
+    vendor: Vendor, credentials: Credentials, grant: Grant, target: Target
+) -> Acting | Refusal | None:
+    """Whose account the path names; None where paths of this vendor name none, or there is no credential."""
+    table = vendor.file.account
+    credential = find_credential(credentials, grant, vendor)
+    if table is None or isinstance(credential, Refusal):
+        return None  # without a credential nothing will leave
+    return find_account(table, target, credential.fields[table.field])
 
 
 def find_credential(credentials: Credentials, grant: Grant, vendor: Vendor) -> Credential | Refusal:

@@ -6,7 +6,7 @@ by what was proved.
 
 import logging
 from collections.abc import AsyncIterator, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from kbctld.core.grant import Grant
 from kbctld.core.pace import Rate
@@ -22,6 +22,7 @@ from kbctld.proxy.asking import find_access, find_credential, plain_fields, read
 from kbctld.proxy.call import Call, Refused, allowed
 from kbctld.proxy.flight import Flight
 from kbctld.proxy.inject import outbound_head
+from kbctld.proxy.links import LINKS_BYTES, turned
 from kbctld.proxy.scrub import Scrubber
 from kbctld.proxy.shares import Places, Shares, Turn
 from kbctld.proxy.upstream import Answer, Connection, Failure, Pool, UpstreamError
@@ -52,7 +53,9 @@ async def exchange(plane: "Plane", request: Request) -> None:
         _refuse_if(stranger(head, plane.own_hosts))
         fields = plain_fields(head)
         grant = allowed(await call.identify(fields))
-        access = allowed(find_access(call, plane.vendors, grant, arrived, head.method, fields))
+        access = allowed(
+            find_access(call, plane.vendors, plane.credentials, grant, arrived, head.method, fields)
+        )
         _refuse_if(admit(grant, access, call.row.ts_ns))
         credential = plane.usable_credential(grant, access.vendor)
 
@@ -69,11 +72,12 @@ async def exchange(plane: "Plane", request: Request) -> None:
             async with Flight(call, grant, access, permit, turn, plane.aloft) as flight:
                 # Durable before the first byte.
                 await call.record()
-                pool = plane.pools[access.vendor.name]
+                pool, access = plane.way(access)
                 connection = await flight.board(pool)
                 # A last look: meanwhile the key may have been revoked, or its secret rotated or removed.
                 _refuse_if(admit(grant, None, plane.vault.now_ns()))
-                credential = plane.usable_credential(grant, access.vendor)
+                before, credential = credential, plane.usable_credential(grant, access.vendor)
+                _refuse_if(_moved(before, credential))
                 length = len(body) if body is not None else head.length if head.has_body else None
                 # The real key goes in, once, and the request out, once.
                 outbound = outbound_head(access, pool.origin.authority, credential, call.slot, fields, length)
@@ -85,7 +89,7 @@ async def exchange(plane: "Plane", request: Request) -> None:
                 if request_id is not None and not plane.scrubber(credential).finds(request_id):
                     call.heard(request_id)
                 # The answer goes back as it comes, without the secret; read to its end, it settles the hold.
-                await _pass_back(plane, call, flight, connection, answer, credential, pool)
+                await _pass_back(plane, call, flight, connection, answer, credential, pool, access.vendor)
     except Refused as refused:
         await call.refuse(refused.refusal)
     except UpstreamError as error:
@@ -112,6 +116,7 @@ async def _pass_back(
     answer: Answer,
     credential: Credential,
     pool: Pool,
+    file: Vendor,
 ) -> None:
     vendor = credential.vendor
     if 300 <= answer.status < 400:
@@ -125,12 +130,19 @@ async def _pass_back(
     reflected = scrubber.finds(b"\n".join(text for pair in fields for text in pair))
     pieces = connection.body(pool.limits.silence_s)
     has_body = call.row.method != "HEAD"  # what it answers has a length all the same
-    if has_body and answer.length is not None and answer.length <= _WHOLE_BYTES:
+    has_links = file.hosts is not None and 200 <= answer.status < 300 and _is_json(answer)
+    whole: bytes | None = None
+    if has_body and has_links:
+        whole, pieces = await _up_to(LINKS_BYTES, pieces)
+    elif has_body and answer.length is not None and answer.length <= _WHOLE_BYTES:
         whole = b"".join([piece async for piece in pieces])
+    if whole is not None:
         flight.landed(answer, whole, credential)
         if reflected or scrubber.finds(whole):
             raise Refused(_reflected(vendor))
         call.answered(answer.status)
+        if has_links:
+            whole = turned(file, _authority(call.request), whole)
         call.request.respond(answer.status, fields, whole)
         return
     if reflected:
@@ -140,6 +152,38 @@ async def _pass_back(
     flight.landed(answer, read, credential)
     call.answered(answer.status)
     call.request.end()
+
+
+async def _up_to(bound: int, pieces: AsyncIterator[bytes]) -> tuple[bytes | None, AsyncIterator[bytes]]:
+    """All of a body that is no larger than that; of a larger one None, and its pieces from the first on."""
+    read: list[bytes] = []
+    size = 0
+    async for piece in pieces:
+        read.append(piece)
+        size += len(piece)
+        if size > bound:
+            break
+    else:
+        return b"".join(read), pieces
+
+    async def again() -> AsyncIterator[bytes]:
+        for piece in read:
+            yield piece
+        async for piece in pieces:
+            yield piece
+
+    return None, again()
+
+
+def _is_json(answer: Answer) -> bool:
+    kind = (answer.get(b"content-type") or b"").partition(b";")[0].strip().lower()
+    return kind == b"application/json"
+
+
+def _authority(request: Request) -> str:
+    """How the agent addresses us: one of our own names, as ``stranger`` has seen to."""
+    host = request.head.get(b"host") if request.head is not None else None
+    return (host or b"").decode("ascii")
 
 
 async def _stream_down(
@@ -186,6 +230,13 @@ def _refuse_if(refusal: Refusal | None) -> None:
         raise Refused(refusal)
 
 
+def _moved(before: Credential, now: Credential) -> Refusal | None:
+    """A path that names the account of a credential must not leave with another account's."""
+    if before.fields == now.fields:
+        return None
+    return Refusal(Code.CREDENTIAL_UNAVAILABLE, f"the account of {now.name} was changed just now", "retry")
+
+
 def _reflected(vendor: str) -> Refusal:
     return Refusal(Code.SECRET_REFLECTED, f"{vendor} repeated the real secret in its answer")
 
@@ -206,7 +257,7 @@ class Plane:
 
     Attributes:
         own_hosts: the Host values that name this listener.
-        pools: the way out, by vendor.
+        pools: the way out, by vendor; to each host of one that has several, by ``vendor/label``.
         overridden: vendors whose origin the operator replaced, and by what; shown in every row.
         aloft: the calls that vendors are working on, by the number of their key.
         tally: counts how calls end.
@@ -263,6 +314,16 @@ class Plane:
         if self.draining:
             raise Refused(Refusal(Code.SHUTTING_DOWN, "the daemon is stopping", retry_after_s=5))
         return allowed(find_credential(self.credentials, grant, vendor))
+
+    def way(self, access: Access) -> tuple[Pool, Access]:
+        """The way to the host that is meant, and what is asked there; a mock has all hosts under its own."""
+        vendor, target = access.vendor, access.target
+        if vendor.hosts is not None:
+            label, path = vendor.hosts.split(target.path)
+            pool = self.pools.get(f"{vendor.name}/{label}")
+            if pool is not None:
+                return pool, replace(access, target=replace(target, path=path))
+        return self.pools[vendor.name], access
 
     def scrubber(self, credential: Credential) -> Scrubber:
         """What to look for in this credential's answers; nothing of one that was rotated is kept."""
