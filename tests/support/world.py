@@ -29,6 +29,8 @@ from tests.support.agent import Agent, Reply
 from tests.support.vendor import Arrived, Vendor, vendor_on_loopback
 
 SECRET = "sk_test_CanaryOfTheWorld0123456789"
+ACCOUNT = "AC" + "5" * 32
+"""The account that a secret goes with, at vendors that ask for one."""
 CENT = 10_000_000
 """One US cent in nano-USD."""
 
@@ -241,7 +243,9 @@ async def open_world(
     await vault.load()
     credentials = Credentials(MemoryStore(), vault.journal)
     for name, file in files.items():
-        await credentials.set(name, file, SECRET, vault.now_ns(), "tester")
+        user = file.file.auth.user
+        beside = {} if user is None else {user: ACCOUNT}
+        await credentials.set(name, file, SECRET, vault.now_ns(), "tester", beside)
     target = read_origin(origin or f"http://127.0.0.1:{vendor.port}")
     context = verifying_context(None if ca_file is None else str(ca_file)) if target.tls else None
     pool = Pool(target, upstream or UpstreamLimits(), context)
