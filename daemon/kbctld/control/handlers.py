@@ -104,7 +104,9 @@ class Handlers:
                 f"there is no vendor {vendor_name[:100]!r}; there is {known}",
                 "kbctl credential set stripe",
             )
-        credential = await self.credentials.set(name, vendor, request.secret, self.vault.now_ns(), ask.actor)
+        credential = await self.credentials.set(
+            name, vendor, request.secret, self.vault.now_ns(), ask.actor, request.fields
+        )
         self.rotated(credential)
         return Reply(credential_view(credential))
 
