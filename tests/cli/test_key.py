@@ -160,11 +160,19 @@ def test_issue_for_another_vendor_speaks_of_no_stripe(
     terminal: Callable[..., Seen], daemon: PretendDaemon
 ) -> None:
     """Only what the key covers."""
-    daemon.on("POST /vault/keys", issued(vendors=["twilio"]), 201)
+    daemon.on("POST /vault/keys", issued(vendors=["twilio", "resend"]), 201)
 
     seen = terminal("issue", "--cap", "500")
 
     assert "STRIPE" not in seen.stdout
+    for line in (
+        f"export TWILIO_ACCOUNT_SID=AC{'0' * 32}",
+        f"export TWILIO_AUTH_TOKEN={VAULT_KEY}",
+        f"export RESEND_API_KEY={VAULT_KEY}",
+        "export RESEND_API_URL=http://127.0.0.1:4815/resend",
+        "export RESEND_BASE_URL=http://127.0.0.1:4815/resend",
+    ):
+        assert line in seen.stdout
     assert "export KBCTL_KEY_ID=vk_3f9c2a7d10" in seen.stdout
 
 

@@ -360,6 +360,12 @@ def test_a_flat_price_is_the_same_whatever_is_said() -> None:
         ('dated = "2026-11-21"', "", "`price` takes `source` and `dated`"),
         ('dated = "2026-11-21"', 'dated = "today"', "$.price.dated"),
         ('check = "0.05", ', "", "`price.per_call_usd.check`"),
+        (
+            'look = "0"',
+            'look = "0", loook = "1"',
+            "`price.per_call_usd.loook`: no operation of acme costs that",
+        ),
+        (', media = "Media"', "", "`price.per_media_usd`: no operation of acme costs that"),
         (', other = "2"', "", "`price.per_minute_usd` takes `other` too"),
         ('US = "0.014"', 'us = "0.014"', "`price.per_minute_usd` takes countries such as US"),
         ('US = "0.014"', 'US = "0"', "`price.per_minute_usd.US` takes US dollars"),

@@ -268,7 +268,7 @@ def _account(holder: Grant, grant: Grant, access: Access, call: _Call) -> Refusa
                 Code.ACCOUNT_NOT_ALLOWED,
                 f"the request names another account of the vendor in {header}, and"
                 f" {_whose(holder, grant)} does not list it",
-                f'send it without, or ask for a key issued with --param "{header} in {value[:40]}"',
+                f'send it without, or ask for a key issued with --param "{header} in ..."',
             )
     return None
 

@@ -477,29 +477,43 @@ def _problems_of_prices(file: VendorFile, key: str) -> Iterator[Problem]:
     except TariffError as error:
         yield Problem(("price",), str(error))
         return
+    present = _present(tariff)
     for number, operation in enumerate(file.operation):
-        missing = _unpriced(operation.cost, tariff)
-        if missing is not None:
-            message = f"operation {operation.name!r}: its cost takes `{key}.{missing}`"
-            yield Problem(("operation", number, "cost"), message)
+        for price in _needs(operation.cost):
+            if price not in present:
+                message = f"operation {operation.name!r}: its cost takes `{key}.{price}`"
+                yield Problem(("operation", number, "cost"), message)
+            present[price] = True
+    for price, used in present.items():
+        if not used:
+            message = f"`{key}.{price}`: no operation of {file.name} costs that"
+            yield Problem(("price", *price.split(".")), message)
 
 
-def _unpriced(cost: Cost, tariff: Tariff) -> str | None:
-    """The key of a price that this cost needs and that the file lacks."""
+def _present(tariff: Tariff) -> dict[str, bool]:
+    """The keys of the prices that a tariff holds; none is used yet."""
+    counts = {
+        "per_mail_usd": tariff.mail is not None,
+        "per_segment_usd": bool(tariff.segment),
+        "per_media_usd": tariff.media is not None,
+        "per_minute_usd": bool(tariff.minute),
+    }
+    held = [key for key, there in counts.items() if there] + [f"per_call_usd.{name}" for name in tariff.call]
+    return dict.fromkeys(held, False)
+
+
+def _needs(cost: Cost) -> list[str]:
+    """The keys of the prices that this cost is made of."""
     match cost:
-        case Recipients() if tariff.mail is None:
-            return "per_mail_usd"
-        case Sms() if not tariff.segment:
-            return "per_segment_usd"
-        case Sms() if cost.media is not None and tariff.media is None:
-            return "per_media_usd"
-        case Minutes() if not tariff.minute:
-            return "per_minute_usd"
-        case Flat() if cost.price not in tariff.call:
-            return f"per_call_usd.{cost.price}"
-        case Flat() if cost.to is not None and not tariff.segment:
-            return "per_segment_usd"
-    return None
+        case Recipients():
+            return ["per_mail_usd"]
+        case Sms():
+            return ["per_segment_usd", *(["per_media_usd"] if cost.media is not None else [])]
+        case Minutes():
+            return ["per_minute_usd"]
+        case Flat():
+            return [f"per_call_usd.{cost.price}", *(["per_segment_usd"] if cost.to is not None else [])]
+    return []
 
 
 def _split(operation: Operation) -> tuple[str, str]:
