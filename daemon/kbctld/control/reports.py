@@ -12,7 +12,7 @@ from kbctld.control.parameters import Choice, Moment
 from kbctld.control.routes import Ask, Reply, Route
 from kbctld.control.vendor_check import check_vendor
 from kbctld.core.ledger import NS_PER_DAY, day_of
-from kbctld.core.vendor import Amount, Cost, Free, Increase, Unpriceable
+from kbctld.core.vendor import Amount, Cost, Flat, Free, Increase, Minutes, Recipients, Sms, Unpriceable
 from kbctld.credentials import Credentials
 from kbctld.store import queries
 from kbctld.vault import Vault
@@ -141,5 +141,13 @@ def _in_words(cost: Cost) -> str:
             return f"nothing beyond what {of} was counted at"
         case Increase(amount=amount, of=of):
             return f"what {amount} adds to {of}"
+        case Recipients(fields=fields):
+            return f"recipients in {', '.join(fields)}, each at its price"
+        case Sms(text=text, media=media):
+            return f"segments of {text}{f' and files of {media}' if media else ''}, at the price of the country"
+        case Minutes(seconds=seconds):
+            return f"minutes begun in {seconds}, at the price of the country"
+        case Flat(price=name, to=to):
+            return f"the price of one {name}{f' and of one segment to {to}' if to else ''}"
         case _:
             assert_never(cost)

@@ -35,6 +35,7 @@ from kbctld.core.vendor import (
     problems,
     read_rates_of,
 )
+from kbctld.country import country_of
 
 _AT = re.compile(r" - at `\$([^`]*)`")
 _FIELD = re.compile(r"field `([^`]+)`")
@@ -98,7 +99,7 @@ def _wrong(plain: dict[str, Any], vendors: Collection[str], rates: Rates) -> Ite
     yield from content
     if content:
         return
-    vendor = Vendor(file)
+    vendor = Vendor(file, country_of)
     for number, operation in enumerate(file.operation):
         yield from _hidden(vendor, operation, number, rates)
     for number, example in enumerate(file.example):
