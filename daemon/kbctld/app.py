@@ -32,6 +32,7 @@ from kbctld import __version__, sandbox
 from kbctld.config import (
     Config,
     read_config,
+    read_prices,
     read_rates,
     read_upstreams,
     read_vendor_rates,
@@ -54,6 +55,7 @@ from kbctld.core.pace import Rate
 from kbctld.core.vendor import RateClass, Vendor
 from kbctld.credentials import Credential, Credentials
 from kbctld.http1.server import Limits, Server
+from kbctld.prices import Prices
 from kbctld.proxy.asking import stranger
 from kbctld.proxy.exchange import Plane
 from kbctld.proxy.upstream import Pool, read_origin, verifying_context
@@ -104,9 +106,10 @@ async def _live(options: Options, report: "Reporter") -> int:
     vendors = read_vendors(home, config)
     overridden = read_upstreams(options.upstreams, vendors)
     rates = read_rates(home, config)
+    prices = read_prices(home, config, vendors)
     vendor_rates = read_vendor_rates(home, config, vendors)
     lock = _take_lock(home)
-    app = App(options, config, vendors, rates, vendor_rates)
+    app = App(options, config, vendors, rates, vendor_rates, prices)
     try:
         await app.start(overridden)
         # What the start made stays: looking through it for garbage would only hold up calls.
@@ -131,11 +134,13 @@ class App:
         vendors: dict[str, Vendor],
         rates: Rates,
         vendor_rates: dict[str, dict[RateClass, Rate]],
+        prices: Prices,
     ) -> None:
         self.options = options
         self.config = config
         self.vendors = vendors
         self.rates = rates
+        self.prices = prices
         self.vendor_rates = vendor_rates
         self.stopped = asyncio.Event()
         self.proxy_url = ""
@@ -167,7 +172,7 @@ class App:
             home.anchor(sandbox=options.sandbox),
             accept_rollback=options.accept_rollback,
         )
-        vault = self._vault = Vault(self._database, self.vendors, self.rates)
+        vault = self._vault = Vault(self._database, self.vendors, self.rates, self.prices)
         try:
             await vault.load()
         except sqlite3.Error as error:

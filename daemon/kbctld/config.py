@@ -28,14 +28,17 @@ from kbctld.core.vendor import (
     UNREADABLE_TOML,
     RateClass,
     RateTable,
+    TokenDollars,
     Vendor,
     VendorFileError,
+    check_dollars,
     priced,
     read_rates_of,
     read_vendor,
 )
 from kbctld.country import country_of
 from kbctld.http1.server import Limits
+from kbctld.prices import Prices
 from kbctld.proxy.upstream import UpstreamLimits
 
 DEFAULT_PORT = 4815
@@ -89,6 +92,9 @@ class Config(Struct, forbid_unknown_fields=True):
     """What a vendor takes of one account; wins over the vendor file and holds wherever it is."""
     vendor_prices: dict[str, PriceTable] = {}
     """What a vendor takes for a mail, a segment, a minute; each wins over the vendor file's."""
+
+    model_prices: dict[str, TokenDollars] = {}
+    """What a model's tokens cost, by ``vendor/model``; wins over the vendor file and the bundled table."""
 
     def server_limits(self) -> Limits:
         limits = self.limits
@@ -217,6 +223,26 @@ def read_vendor_rates(
         except VendorFileError as error:
             raise _wrong(home.config, str(error)) from None
     return found
+
+
+def read_prices(home: Home, config: Config, vendors: dict[str, Vendor]) -> Prices:
+    """The prices of language models, the operator's own among them.
+
+    Raises:
+        KbctlError: exit status 2, for a vendor that is none.
+    """
+    for name, figures in config.model_prices.items():
+        vendor, _, model = name.partition("/")
+        if vendor not in vendors or not model:
+            known = ", ".join(sorted(vendors))
+            raise _wrong(
+                home.config, f"`model_prices` names {name!r}; it takes VENDOR/MODEL with one of {known}"
+            )
+        try:
+            check_dollars(figures, f"model_prices.{name}")
+        except VendorFileError as error:
+            raise _wrong(home.config, str(error)) from None
+    return Prices(config.model_prices)
 
 
 def read_upstreams(texts: list[str], vendors: dict[str, Vendor]) -> dict[str, str]:

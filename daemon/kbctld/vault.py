@@ -41,6 +41,7 @@ from kbctld.core.roster import Roster
 from kbctld.core.rule import RuleError, read_rule
 from kbctld.core.vault_key import base62, digest, mint, same
 from kbctld.core.vendor import Vendor
+from kbctld.prices import Prices
 from kbctld.store import changes, queries
 from kbctld.store.database import Database
 from kbctld.store.journal import CallRow, Journal, JournalError, Statement
@@ -121,6 +122,7 @@ class Vault:
     Attributes:
         vendors: by name.
         rates: US dollars per unit of other currencies.
+        prices: of language models.
         ledger: the open holds.
         policies: limits as JSON, by name.
         spent_nano: posted since the start.
@@ -132,6 +134,7 @@ class Vault:
         database: Database,
         vendors: Mapping[str, Vendor],
         rates: Rates,
+        prices: Prices | None = None,
         *,
         wall_ns: Callable[[], int] = time.time_ns,
         tick_ns: Callable[[], int] = time.monotonic_ns,
@@ -141,6 +144,7 @@ class Vault:
         self._grown_by = 0
         self._count = 0
         self._count_until = 0.0
+        self.prices = prices or Prices()
         self.ledger = Ledger()
         self.journal = Journal(database)
         self.policies: dict[str, str] = {}
@@ -661,6 +665,7 @@ class Vault:
             tick_ns=self._tick_ns(),
             row=row,
             call_id=row.call_id,
+            prices=self.prices.find,
         )
         if isinstance(verdict, Permit):
             row.requested_nano = verdict.price.nano if verdict.price.readable else None

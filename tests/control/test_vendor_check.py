@@ -7,6 +7,7 @@ import pytest
 import kbctld
 from kbctl.wire import encode
 from kbctld.control.vendor_check import check_vendor
+from kbctld.prices import Prices
 from tests.control.support import code, desk_in
 from tests.core.support import RATES
 from tests.support.loop import run
@@ -21,7 +22,7 @@ def line_of(text: str, part: str) -> int:
 
 def test_the_shipped_file_is_good() -> None:
     """No findings, and its examples counted."""
-    found = check_vendor(STRIPE, ["stripe"], RATES)
+    found = check_vendor(STRIPE, ["stripe"], RATES, Prices().find)
 
     assert (found.name, found.findings) == ("stripe", [])
     assert found.operations > 100
@@ -52,7 +53,7 @@ def test_what_is_wrong_is_told_by_key_and_line(old: str, new: str, key: str, say
     assert old in STRIPE
     text = STRIPE.replace(old, new, 1)
 
-    found = check_vendor(text, ["stripe", "twilio"], RATES).findings
+    found = check_vendor(text, ["stripe", "twilio"], RATES, Prices().find).findings
 
     told = [each for each in found if each.key.endswith(key)]
     assert told, found
@@ -65,7 +66,7 @@ def test_several_are_told_at_once() -> None:
     """In the order of the lines; what is missing first, because it stands nowhere."""
     text = STRIPE.replace('title = "Stripe"', 'titel = "x"').replace('body = "form"', 'body = "xml"')
 
-    found = check_vendor(text, [], RATES).findings
+    found = check_vendor(text, [], RATES, Prices().find).findings
 
     assert [(each.key, each.line is None) for each in found] == [
         ("title", True),
@@ -77,14 +78,14 @@ def test_several_are_told_at_once() -> None:
 @pytest.mark.parametrize("text", ["a =", "[", "a = 1\na = 2", "a = " + "[" * 5000])
 def test_what_is_no_toml(text: str) -> None:
     """One finding."""
-    (finding,) = check_vendor(text, [], RATES).findings
+    (finding,) = check_vendor(text, [], RATES, Prices().find).findings
     assert "not TOML" in finding.message
 
 
 def test_a_file_without_a_refused_example_is_told() -> None:
     """As the table of keys asks."""
     text = STRIPE[: STRIPE.index("[[example]]")]
-    (finding,) = check_vendor(text, [], RATES).findings
+    (finding,) = check_vendor(text, [], RATES, Prices().find).findings
     assert finding.key == "example"
 
 

@@ -549,7 +549,7 @@ def test_pairs_are_read_flat_for_the_record() -> None:
 
 def test_a_document_is_a_value() -> None:
     """Two readings of the same text are equal, and numbers are kept as they were sent."""
-    assert read_document(b'{"a":1.50}') == Document({"a": Number("1.50")})
+    assert read_document(b'{"a":1.50}') == Document({"a": Number("1.50")}, 10)
 
 
 def test_the_same_members_are_canonical_in_any_order_and_spacing() -> None:

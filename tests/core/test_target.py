@@ -202,3 +202,26 @@ def test_P6_control_the_generator_finds_targets_that_pass() -> None:
     """The property is not empty."""
     raw = find(LIKELY, lambda raw: isinstance(read(raw), Target) and "?" in raw, settings=THOROUGH)
     assert isinstance(read(raw), Target)
+
+
+@pytest.mark.parametrize(
+    ("raw", "path"),
+    [
+        ("/stripe/refunds", "/v1/refunds"),
+        ("/refunds/re_1", "/v1/refunds/re_1"),
+        ("/stripe/v1/refunds", "/v1/refunds"),
+        ("/v1/v1/refunds", "/v1/refunds"),
+        ("/v3/refunds", "/v1/v3/refunds"),
+        ("/stripe//refunds", None),
+    ],
+)
+def test_a_base_url_may_leave_the_version_out_where_the_vendor_says_so(raw: str, path: str | None) -> None:
+    """It is put in front of what starts with no root; nothing else is repaired."""
+    arrived = read_target(raw, VENDORS)
+    assert isinstance(arrived, Arrived)
+    target = settle_target(arrived, JOINS, ROOTS, "/v1")
+    if path is None:
+        assert isinstance(target, Refusal)
+    else:
+        assert isinstance(target, Target)
+        assert (target.path, target.segments) == (path, tuple(path.strip("/").split("/")))

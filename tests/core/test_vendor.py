@@ -45,13 +45,13 @@ def operation(match: str, cost: str = '{ kind = "free" }', name: str = "things.d
         pytest.param(
             'kind = "free"',
             'kind = "gratis"',
-            ["kind", "increase, unpriceable, recipients"],
+            ["kind", "increase, recipients, sms"],
             id="kind",
         ),
         pytest.param(
             'kind = "free"',
             'why = "free"',
-            ["kind", "increase, unpriceable, recipients"],
+            ["kind", "increase, recipients, sms"],
             id="no kind",
         ),
         pytest.param(

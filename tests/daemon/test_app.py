@@ -7,7 +7,9 @@ import pytest
 from kbctl.paths import Home
 from kbctld.app import App, Options
 from kbctld.config import Config
-from kbctld.core.pace import read_rate
+from kbctld.core.pace import Rate, read_rate
+from kbctld.core.vendor import RateClass
+from kbctld.prices import Prices
 from tests.daemon.support import MAIL, RATES, STRIPE
 
 
@@ -31,7 +33,8 @@ def test_a_vendor_s_own_rate_holds_where_the_vendor_is(
     """A mock has none, unless the operator says so."""
     rates = {kind: read_rate(text) for kind, text in set_by_operator.items()}
     vendors = {"stripe": STRIPE, "mail": MAIL}
-    app = App(Options(Home(folder)), Config(), vendors, RATES, {"stripe": rates})  # type: ignore[dict-item]
+    own: dict[str, dict[RateClass, Rate]] = {"stripe": rates}  # type: ignore[dict-item]
+    app = App(Options(Home(folder)), Config(), vendors, RATES, own, Prices())
     app._overridden = overridden
     assert {str(kind): rate.text for kind, rate in app._rates_of(STRIPE).items()} == {
         kind: text for kind, text in (("read", read), ("write", write)) if text is not None

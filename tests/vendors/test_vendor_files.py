@@ -5,21 +5,29 @@ from pathlib import Path
 import pytest
 
 import kbctld
-from kbctld.core.cost import Body
-from kbctld.core.document import read_batch, read_document
-from kbctld.core.form import read_form
+from kbctld.core.body import read_body
 from kbctld.core.ledger import Ledger
 from kbctld.core.money import nano_from_usd
 from kbctld.core.policy import Access, Permit, Request, admit, authorize
 from kbctld.core.refusal import Code, Refusal
 from kbctld.core.target import read_target
-from kbctld.core.vendor import Amount, Example, Flat, Free, Operation, Recipients, Vendor, read_vendor
+from kbctld.core.vendor import (
+    Amount,
+    Example,
+    Flat,
+    Free,
+    Operation,
+    Vendor,
+    read_vendor,
+)
 from kbctld.country import country_of
+from kbctld.prices import Prices
 from tests.core.support import NOW, RATES, grant, scope
 
 FILES = sorted((Path(kbctld.__path__[0]) / "vendors").glob("*.toml"))
 VENDORS = [read_vendor(path.read_text(encoding="utf-8"), country_of) for path in FILES]
 CAP = 10**18
+PRICES = Prices()
 
 EXAMPLES = [
     pytest.param(vendor, example, id=f"{vendor.name}: {example.request} {example.body}")
@@ -31,15 +39,6 @@ OPERATIONS = [
     for vendor in VENDORS
     for operation in vendor.file.operation
 ]
-
-
-def read_body(vendor: Vendor, operation: Operation | None, raw: bytes) -> Body:
-    """The body as the proxy reads it for this operation."""
-    if vendor.file.body == "form" or not raw:
-        return read_form(raw)
-    if operation is not None and isinstance(operation.cost, Recipients) and operation.cost.batch:
-        return read_batch(raw)
-    return read_document(raw)
 
 
 def attempt(vendor: Vendor, line: str, body: str) -> tuple[Access | None, Permit | Refusal]:
@@ -59,14 +58,23 @@ def attempt(vendor: Vendor, line: str, body: str) -> tuple[Access | None, Permit
         return access, refusal
     asked = Request(read_body(vendor, operation, body.encode()), {}, b"digest", b"", None)
     verdict = authorize(
-        key, access, asked, Ledger(), RATES, now_ns=NOW, tick_ns=0, row=None, call_id="call_1"
+        key,
+        access,
+        asked,
+        Ledger(),
+        RATES,
+        now_ns=NOW,
+        tick_ns=0,
+        row=None,
+        call_id="call_1",
+        prices=PRICES.find,
     )
     return access, verdict
 
 
 def test_there_are_vendor_files() -> None:
     """The table tests below are not empty."""
-    assert "stripe" in {vendor.name for vendor in VENDORS}
+    assert {"stripe", "openai", "anthropic"} <= {vendor.name for vendor in VENDORS}
 
 
 @pytest.mark.parametrize("prefixed", [True, False], ids=["prefixed", "bare"])

@@ -3,7 +3,9 @@
 What must stay true: a report runs on a connection of its own, so that no call waits for it.
 """
 
+import asyncio
 from dataclasses import dataclass
+from functools import partial
 from typing import assert_never
 
 from kbctl import wire
@@ -12,7 +14,18 @@ from kbctld.control.parameters import Choice, Moment
 from kbctld.control.routes import Ask, Reply, Route
 from kbctld.control.vendor_check import check_vendor
 from kbctld.core.ledger import NS_PER_DAY, day_of
-from kbctld.core.vendor import Amount, Cost, Flat, Free, Increase, Minutes, Recipients, Sms, Unpriceable
+from kbctld.core.vendor import (
+    Amount,
+    Cost,
+    Flat,
+    Free,
+    Increase,
+    Minutes,
+    Recipients,
+    Sms,
+    Tokens,
+    Unpriceable,
+)
 from kbctld.credentials import Credentials
 from kbctld.store import queries
 from kbctld.vault import Vault
@@ -106,7 +119,10 @@ class Reports:
 
     async def _check(self, ask: Ask) -> Reply:
         text = wire.decode(ask.body, wire.VendorText).text
-        return Reply(check_vendor(text, self.vault.vendors, self.vault.rates))
+        vault = self.vault
+        # In a thread: the prices of models take a while to read for the first time.
+        check = partial(check_vendor, text, set(vault.vendors), vault.rates, vault.prices.find)
+        return Reply(await asyncio.to_thread(check))
 
     def _credential_names(self) -> dict[str, list[str]]:
         names: dict[str, list[str]] = {}
@@ -144,10 +160,14 @@ def _in_words(cost: Cost) -> str:
         case Recipients(fields=fields):
             return f"recipients in {', '.join(fields)}, each at its price"
         case Sms(text=text, media=media):
-            return f"segments of {text}{f' and files of {media}' if media else ''}, at the price of the country"
+            return (
+                f"segments of {text}{f' and files of {media}' if media else ''}, at the price of the country"
+            )
         case Minutes(seconds=seconds):
             return f"minutes begun in {seconds}, at the price of the country"
         case Flat(price=name, to=to):
             return f"the price of one {name}{f' and of one segment to {to}' if to else ''}"
+        case Tokens():
+            return "bytes of the body and the stated maximum of output, at the model's price of tokens"
         case _:
             assert_never(cost)

@@ -14,17 +14,19 @@ import msgspec
 
 from kbctl import wire
 from kbctld.control.door import SEGMENTS
-from kbctld.core.document import DocumentError, read_document
-from kbctld.core.form import FormError, read_form
+from kbctld.core.body import read_body
+from kbctld.core.document import DocumentError
+from kbctld.core.form import FormError
 from kbctld.core.grant import Grant
 from kbctld.core.ledger import Account, Ledger, Scope
 from kbctld.core.money import NANO_MAX, Rates, nano_from_usd
-from kbctld.core.policy import Access, Permit, Request, admit, authorize
+from kbctld.core.policy import Access, Permit, Request, TokenPrices, admit, authorize
 from kbctld.core.refusal import Code, Refusal
-from kbctld.core.target import read_target, settle_target
+from kbctld.core.target import read_target
 from kbctld.core.vendor import (
     UNREADABLE_TOML,
     Example,
+    ModelPrice,
     Operation,
     Problem,
     RateTable,
@@ -43,18 +45,21 @@ _STEP = re.compile(r"\.([A-Za-z0-9_-]+)|\[(\d+)\]")
 _TOML_LINE = re.compile(r"\(at line (\d+)")
 _HEADER = re.compile(r"\s*(\[\[?)\s*([A-Za-z0-9_.\"' -]+?)\s*\]\]?\s*(?:#.*)?")
 _KEY = re.compile(r"\s*([A-Za-z0-9_-]+|\"[^\"]*\"|'[^']*')\s*(?:\.[^=]*)?=")
-_LISTS: dict[str, type] = {"operation": Operation, "example": Example}
+_LISTS: dict[str, type] = {"operation": Operation, "example": Example, "model_price": ModelPrice}
 
 Path = tuple[str | int, ...]
 
 
-def check_vendor(text: str, vendors: Collection[str], rates: Rates) -> wire.VendorFindings:
+def check_vendor(
+    text: str, vendors: Collection[str], rates: Rates, prices: TokenPrices
+) -> wire.VendorFindings:
     """What is wrong in a vendor file, by line.
 
     Args:
         text: the file.
         vendors: the names of those that there are.
         rates: US dollars per unit of other currencies, for its examples.
+        prices: of language models.
     """
     try:
         plain: dict[str, Any] = tomllib.loads(text, parse_float=Decimal)
@@ -65,7 +70,7 @@ def check_vendor(text: str, vendors: Collection[str], rates: Rates) -> wire.Vend
         )
         return wire.VendorFindings(name=None, operations=0, examples=0, findings=[finding])
     lines = _lines(text)
-    found = list(_wrong(plain, vendors, rates))
+    found = list(_wrong(plain, vendors, rates, prices))
     name = plain.get("name")
     return wire.VendorFindings(
         name=name if isinstance(name, str) else None,
@@ -88,7 +93,9 @@ def _count(plain: dict[str, Any], key: str) -> int:
     return len(value) if isinstance(value, list) else 0
 
 
-def _wrong(plain: dict[str, Any], vendors: Collection[str], rates: Rates) -> Iterator[Problem]:
+def _wrong(
+    plain: dict[str, Any], vendors: Collection[str], rates: Rates, prices: TokenPrices
+) -> Iterator[Problem]:
     """First the form of it; then what stands in it; then what it claims. Each only of what passed so far."""
     form = list(_form(plain))
     yield from form
@@ -101,9 +108,9 @@ def _wrong(plain: dict[str, Any], vendors: Collection[str], rates: Rates) -> Ite
         return
     vendor = Vendor(file, country_of)
     for number, operation in enumerate(file.operation):
-        yield from _hidden(vendor, operation, number, rates)
+        yield from _hidden(vendor, operation, number, rates, prices)
     for number, example in enumerate(file.example):
-        why = _untrue(vendor, example, rates)
+        why = _untrue(vendor, example, rates, prices)
         if why is not None:
             yield Problem(("example", number, "request"), f"example {example.request!r}: {why}")
     if {example.refused is None for example in file.example} != {True, False}:
@@ -159,10 +166,12 @@ def _first_segments(file: VendorFile, vendors: Collection[str]) -> Iterator[Prob
             yield Problem(("roots",), f"`roots`: /{first} would be read as the prefix of the vendor {first}")
 
 
-def _hidden(vendor: Vendor, operation: Operation, number: int, rates: Rates) -> Iterator[Problem]:
+def _hidden(
+    vendor: Vendor, operation: Operation, number: int, rates: Rates, prices: TokenPrices
+) -> Iterator[Problem]:
     method, _, pattern = operation.match.partition(" ")
     path = pattern.replace("{", "x_").replace("}", "")
-    access, verdict = _attempt(vendor, f"{method} {path}", "", rates)
+    access, verdict = _attempt(vendor, f"{method} {path}", "", rates, prices)
     if access is None and isinstance(verdict, Refusal):
         yield Problem(
             ("operation", number, "match"),
@@ -175,7 +184,7 @@ def _hidden(vendor: Vendor, operation: Operation, number: int, rates: Rates) -> 
         )
 
 
-def _untrue(vendor: Vendor, example: Example, rates: Rates) -> str | None:
+def _untrue(vendor: Vendor, example: Example, rates: Rates, prices: TokenPrices) -> str | None:
     """Why what an example claims did not come true; None where it did."""
     if example.refused is not None and example.refused not in [*Code]:
         return f"there is no refusal {example.refused!r}"
@@ -183,7 +192,7 @@ def _untrue(vendor: Vendor, example: Example, rates: Rates) -> str | None:
         return "it claims nothing; say `operation` or `refused`"
     if example.refused is not None and example.usd is not None:
         return "it claims `usd` and `refused`, and a refused call costs nothing"
-    access, verdict = _attempt(vendor, example.request, example.body, rates)
+    access, verdict = _attempt(vendor, example.request, example.body, rates, prices)
     if isinstance(verdict, Refusal):
         if verdict.code != example.refused:
             return f"it is refused with {verdict.code}: {verdict.sentence}"
@@ -199,13 +208,15 @@ def _untrue(vendor: Vendor, example: Example, rates: Rates) -> str | None:
     return None
 
 
-def _attempt(vendor: Vendor, line: str, body: str, rates: Rates) -> tuple[Access | None, Permit | Refusal]:
+def _attempt(
+    vendor: Vendor, line: str, body: str, rates: Rates, prices: TokenPrices
+) -> tuple[Access | None, Permit | Refusal]:
     """One request through every step that decides, with a new key under the widest cap there is."""
     method, _, target = line.partition(" ")
     arrived = read_target(target, frozenset({vendor.name}))
     if isinstance(arrived, Refusal):
         return None, arrived
-    settled = settle_target(arrived, vendor.joins, vendor.roots)
+    settled = vendor.settle(arrived)
     if isinstance(settled, Refusal):
         return None, settled
     operation, parameters = vendor.match(method, settled.path, settled.segments)
@@ -216,12 +227,12 @@ def _attempt(vendor: Vendor, line: str, body: str, rates: Rates) -> tuple[Access
         return access, refusal
     try:
         raw = body.encode()
-        form = read_document(raw) if vendor.file.body == "json" and raw else read_form(raw)
+        form = read_body(vendor, operation, raw)
     except (DocumentError, FormError) as error:
         return access, Refusal(Code.MALFORMED_REQUEST, f"the body can't be read: {error}")
     asked = Request(form, {}, b"", b"", None)
     verdict = authorize(
-        grant, access, asked, Ledger(), rates, now_ns=0, tick_ns=0, row=None, call_id="call_0"
+        grant, access, asked, Ledger(), rates, now_ns=0, tick_ns=0, row=None, call_id="call_0", prices=prices
     )
     return access, verdict
 

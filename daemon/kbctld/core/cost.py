@@ -7,14 +7,16 @@ the vendor can take for the request as sent. A new kind of cost is one function 
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TypeAlias, assert_never
+from typing import assert_never
 
-from kbctld.core.counted import deciding, price_counted
-from kbctld.core.document import Batch, Document
+from kbctld.core import counted, tokens
+from kbctld.core.body import Body
+from kbctld.core.document import Document
 from kbctld.core.form import AmbiguousFieldError, Form
 from kbctld.core.money import NANO_PER_USD, USD_MAX, Rates, read_currency, read_minor
 from kbctld.core.refusal import Code, Refusal
 from kbctld.core.tariff import Tariff, UntoldError
+from kbctld.core.tokens import TokenPrice
 from kbctld.core.vendor import (
     Amount,
     Counted,
@@ -25,11 +27,9 @@ from kbctld.core.vendor import (
     Operation,
     Recipients,
     Sms,
+    Tokens,
     Unpriceable,
 )
-
-Body: TypeAlias = Form | Document | Batch
-"""What was read of a request's body."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +58,7 @@ class Price:
         exact: False where the answer tells the truth that the request can't.
         readable: False where nobody can tell the cost and no cap asks for it.
         counts: what the object will have been counted at once this is spent; None where nothing builds on it.
+        tokens: the prices of the model, for when the answer tells its usage; None for any other call.
     """
 
     nano: int = 0
@@ -66,6 +67,7 @@ class Price:
     exact: bool = True
     readable: bool = True
     counts: Remembered | None = None
+    tokens: TokenPrice | None = None
 
 
 FREE = Price()
@@ -93,6 +95,7 @@ def price(
     known: Mapping[str, Remembered],
     rates: Rates,
     tariff: Tariff | None = None,
+    find_price: tokens.FindPrice = lambda model: None,
 ) -> Price | Refusal:
     """Price one call.
 
@@ -104,6 +107,7 @@ def price(
         known: what we remember of the objects that ``objects_needed`` named.
         rates: US dollars per unit of other currencies.
         tariff: the vendor's prices of what it sells by count; None where nothing is.
+        find_price: what the tokens of a model cost; without, none is known.
     """
     cost = operation.cost
     match cost:
@@ -113,10 +117,12 @@ def price(
             return _unknown(operation, cost.why)
         case Amount():
             decides = [cost.amount, *([cost.currency] if cost.currency else cost.currency_of)]
+        case Tokens():
+            decides = tokens.deciding(cost.api)
         case Increase():
             decides = [field for field in (cost.amount, cost.currency) if field]
         case Recipients() | Sms() | Minutes() | Flat():
-            decides = deciding(cost)
+            decides = counted.deciding(cost)
         case _:
             assert_never(cost)
     stray = query.mentions(decides)
@@ -127,9 +133,11 @@ def price(
             f"send {stray} in the body, once",
         )
     try:
+        if isinstance(cost, Tokens):
+            return _price_tokens(operation, cost, form, find_price)
         if isinstance(cost, Counted):
             assert tariff is not None  # noqa: S101 - the vendor file has a price for each
-            return _bounded(operation, Price(price_counted(cost, form, query, tariff)))
+            return _bounded(operation, Price(counted.price_counted(cost, form, query, tariff)))
         for field in decides:
             form.one(field)  # two readings of any of them come before what one reading says
         if isinstance(cost, Amount):
@@ -206,6 +214,15 @@ def _price_increase(
             counts=Remembered(highest, max(total.minor, before.minor), total.currency),
         ),
     )
+
+
+def _price_tokens(
+    operation: Operation, cost: Tokens, form: Body, find_price: tokens.FindPrice
+) -> Price | Refusal:
+    if not isinstance(form, Document):
+        return _unknown(operation, "it has no JSON body")
+    most = tokens.bound(cost.api, form, find_price)
+    return _bounded(operation, Price(most.nano, exact=False, tokens=most.price))
 
 
 def _named(cost: Amount, form: Body, parameters: Mapping[str, str]) -> list[str]:

@@ -59,6 +59,8 @@ class Document:
     """The members of a JSON object, decoded; a field is a path, ``metadata.tier`` is in ``metadata``."""
 
     members: dict[str, Json]
+    size: int
+    """Bytes of the whole text that it was read from."""
 
     def one(self, name: str) -> str | None:
         """The value of a field that decides something, a number as it was sent; None where it is absent.
@@ -222,7 +224,7 @@ def read_document(raw: bytes) -> Document:
     value = _read(raw)
     if not isinstance(value, dict):
         raise DocumentError("a JSON body is an object")
-    return Document(value)
+    return Document(value, len(raw))
 
 
 def read_batch(raw: bytes) -> Batch:
@@ -234,7 +236,7 @@ def read_batch(raw: bytes) -> Batch:
     value = _read(raw)
     if not isinstance(value, list):
         raise DocumentError("a JSON body of this operation is an array")
-    documents = [Document(item) for item in value if isinstance(item, dict)]
+    documents = [Document(item, len(raw)) for item in value if isinstance(item, dict)]
     if len(documents) < len(value):
         raise DocumentError("the array in a JSON body holds objects")
     return Batch(tuple(documents))

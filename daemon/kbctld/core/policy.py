@@ -5,21 +5,27 @@ change between the two. The answer is a value with no default: ``Permit`` or ``R
 checks is the documented precedence of the codes.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import chain
-from typing import Any
+from typing import Any, TypeAlias
 
-from kbctld.core.cost import FREE, UNPRICED, Body, Price, Remembered, price
+from kbctld.core.body import Body
+from kbctld.core.cost import FREE, UNPRICED, Price, Remembered, price
 from kbctld.core.grant import Grant
 from kbctld.core.ledger import NS_PER_S, Attempt, Hold, Ledger, Scope, day_of, seconds_to_midnight
 from kbctld.core.money import NANO_MAX, Rates, say_usd
 from kbctld.core.refusal import Code, Refusal
 from kbctld.core.rule import check_rules
 from kbctld.core.target import Target
+from kbctld.core.tokens import TokenPrice
 from kbctld.core.vendor import READS, Operation, Vendor
 
 NS_PER_HOUR = 3_600_000_000_000
+
+TokenPrices: TypeAlias = Callable[[Vendor, str], TokenPrice | None]
+"""What the tokens of a vendor's model cost; None where nobody knows it."""
 
 LOOPED = "it sent the same request over and over"
 """Why a key is paused whose loop guard tripped."""
@@ -135,6 +141,7 @@ def authorize(
     tick_ns: int,
     row: Any,
     call_id: str,
+    prices: TokenPrices = lambda vendor, model: None,
 ) -> Permit | Refusal:
     """Decide, and set the money aside where the answer is yes: in every scope, or in none.
 
@@ -148,13 +155,14 @@ def authorize(
         tick_ns: monotonic time, for rates and windows.
         row: the audit row that will carry the hold.
         call_id: that row's id.
+        prices: of language models; without, none is known.
     """
     refusal = admit(grant, access, now_ns)  # once more: it may have been revoked while the body came in
     if refusal is None:
         refusal = _rules(grant, access, request)
     if refusal is not None:
         return refusal
-    quote = _quote(grant, access, request, rates)
+    quote = _quote(grant, access, request, rates, prices)
     if isinstance(quote, Refusal):
         return quote
     first: Hold | None = None
@@ -358,7 +366,9 @@ def _count(grant: Grant, request: Request, now_ns: int, tick_ns: int) -> None:
 # --- what it costs ----------------------------------------------------------------------------------------
 
 
-def _quote(grant: Grant, access: Access, request: Request, rates: Rates) -> Price | Refusal:
+def _quote(
+    grant: Grant, access: Access, request: Request, rates: Rates, prices: TokenPrices
+) -> Price | Refusal:
     if access.operation is None:
         if access.method in READS:
             return FREE
@@ -377,6 +387,7 @@ def _quote(grant: Grant, access: Access, request: Request, rates: Rates) -> Pric
         request.known,
         rates,
         access.vendor.tariff,
+        partial(prices, access.vendor),
     )
     if isinstance(quote, Refusal) and quote.code is Code.AMOUNT_UNKNOWN and not grant.capped:
         return UNPRICED

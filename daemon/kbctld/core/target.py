@@ -87,13 +87,16 @@ def read_target(raw: str, vendors: frozenset[str]) -> Arrived | Refusal:
     return Arrived(None, path, query, form)
 
 
-def settle_target(arrived: Arrived, joins: tuple[str, ...], roots: tuple[str, ...]) -> Target | Refusal:
+def settle_target(
+    arrived: Arrived, joins: tuple[str, ...], roots: tuple[str, ...], adds: str = ""
+) -> Target | Refusal:
     """Take away what SDKs leave in front of an operation's path; what remains must be canonical.
 
     Args:
         arrived: the checked target.
         joins: leftovers of base URLs, longest first: ``/v1/``, ``/v1``, ``/``, and the empty one.
         roots: what every path of the vendor starts with: ``/v1/``, ``/v2/``.
+        adds: what to put in front of a canonical path that starts with none of them: ``/v1``.
     """
     for join in joins:
         if join == "/" and arrived.prefix is None:
@@ -103,6 +106,9 @@ def settle_target(arrived: Arrived, joins: tuple[str, ...], roots: tuple[str, ..
             segments = tuple(path.strip("/").split("/"))
             return Target(path, segments, arrived.query, arrived.form)
     if _CANONICAL.fullmatch(arrived.path):
+        if adds:
+            path = adds + arrived.path
+            return Target(path, tuple(path.strip("/").split("/")), arrived.query, arrived.form)
         return Refusal(
             Code.ENDPOINT_NOT_ALLOWED,
             f"no path of this vendor starts like this; they start with {' or '.join(roots)}",

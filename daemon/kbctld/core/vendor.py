@@ -9,17 +9,19 @@ import re
 import tomllib
 from collections.abc import Iterator
 from decimal import Decimal
-from typing import Annotated, Any, Literal, NamedTuple, TypeAlias
+from typing import Annotated, Any, Literal, NamedTuple, TypeAlias, get_args
 
 import msgspec
 from msgspec import Meta, Struct
 
 from kbctld.core.account import AccountTable
 from kbctld.core.hosts import Hosts, HostTable
+from kbctld.core.money import nano_from_usd
 from kbctld.core.pace import PaceError, Rate, read_rate
 from kbctld.core.refusal import Refusal
 from kbctld.core.target import Arrived, Target, settle_target
 from kbctld.core.tariff import CountryOf, PriceTable, Tariff, TariffError, nowhere, overlaid, read_tariff
+from kbctld.core.tokens import TokenApi
 
 SCHEMA = 1
 
@@ -36,6 +38,8 @@ _PATTERN = re.compile(r"(GET|HEAD|POST|PUT|PATCH|DELETE) (/[A-Za-z0-9._~{}/-]*)"
 _PARAMETER = re.compile(r"\{([a-z_]+)\}", re.ASCII)
 _ORIGIN = re.compile(r"https://[a-z0-9](?:[a-z0-9.-]*[a-z0-9])?(?::[0-9]{1,5})?", re.ASCII)
 _WORD = re.compile(r"/[a-z][a-z-]*", re.ASCII)
+_MODEL = re.compile(r"[A-Za-z0-9._:/@-]{0,200}\*?", re.ASCII)
+_DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", re.ASCII)
 _HEADER = re.compile(r"[a-z][a-z0-9-]*", re.ASCII)
 
 # These frame, route or authenticate a message: we write them ourselves or not at all.
@@ -98,6 +102,16 @@ class Increase(_Strict, tag_field="kind", tag="increase"):
     of: Text
     amount: Text | None = None
     currency: Text | None = None
+
+
+class Tokens(_Strict, tag_field="kind", tag="tokens"):
+    """Costs what a language model reads and writes: held by the body's bounds, spent by the answer's usage.
+
+    Attributes:
+        api: how bodies ask and answers count.
+    """
+
+    api: TokenApi
 
 
 class Unpriceable(_Strict, tag_field="kind", tag="unpriceable"):
@@ -169,7 +183,7 @@ class Flat(_Strict, tag_field="kind", tag="flat"):
 Counted = Recipients | Sms | Minutes | Flat
 """Costs a count of things times their price in the file's ``[price]``."""
 
-Cost = Free | Amount | Increase | Unpriceable | Recipients | Sms | Minutes | Flat
+Cost = Free | Amount | Increase | Recipients | Sms | Minutes | Flat | Tokens | Unpriceable
 
 
 class Operation(_Strict):
@@ -221,6 +235,34 @@ class RateTable(_Strict):
     write: Text | None = None
 
 
+class TokenDollars(_Strict):
+    """US dollars for a million tokens; a figure that is left out costs what input costs."""
+
+    input_per_million: Decimal | int
+    output_per_million: Decimal | int | None = None
+    """Left out for a model that writes nothing."""
+    cache_read_per_million: Decimal | int | None = None
+    cache_write_per_million: Decimal | int | None = None
+
+
+class ModelPrice(_Strict):
+    """The price of models whose names begin alike.
+
+    Attributes:
+        model: a name, or the beginning of names and a star.
+        source: where it was read.
+        dated: when, ISO form.
+    """
+
+    model: Text
+    input_per_million: Decimal | int
+    source: Text
+    dated: Text
+    output_per_million: Decimal | int | None = None
+    cache_read_per_million: Decimal | int | None = None
+    cache_write_per_million: Decimal | int | None = None
+
+
 class Example(_Strict):
     """A claim of the file that the tests run."""
 
@@ -250,6 +292,8 @@ class VendorFile(_Strict):
     account: AccountTable | None = None
     """How a path names the account that it acts in."""
     joins: list[str] = []
+    adds: str | None = None
+    """What stands in front of a path that starts with no root: a base URL left it out."""
     forward_headers: list[Text] = []
     account_headers: list[Text] = []
     idempotency: Idempotency | None = None
@@ -261,6 +305,10 @@ class VendorFile(_Strict):
     rate: RateTable | None = None
     price: PriceTable | None = None
     """What things cost that are sold by count."""
+    model_table: Literal["openai", "anthropic"] | None = None
+    """Whose list of the genai-prices library knows the models."""
+    model_price: list[ModelPrice] = []
+    """Wins over the list; the first line that fits a model holds."""
     example: list[Example] = []
 
 
@@ -275,6 +323,7 @@ class Vendor:
         self.roots = tuple(file.roots)
         self.hosts = Hosts(file.hosts, self.roots) if file.hosts is not None else None
         self.joins = tuple(sorted({"", *file.joins}, key=len, reverse=True))
+        self.adds = file.adds or ""
         self.forward_headers = frozenset(file.forward_headers)
         self.account_headers = frozenset(file.account_headers)
         self.request_id_header = file.request_id_header.lower().encode("ascii")
@@ -296,7 +345,7 @@ class Vendor:
     def settle(self, arrived: Arrived) -> Target | Refusal:
         """The canonical target of one that arrived."""
         if self.hosts is None:
-            return settle_target(arrived, self.joins, self.roots)
+            return settle_target(arrived, self.joins, self.roots, self.adds)
         there = self.hosts.settle(arrived)
         if isinstance(there, Refusal):
             return there
@@ -385,6 +434,20 @@ def read_rates_of(table: RateTable | None, key: str) -> dict[RateClass, Rate]:
     return rates
 
 
+def check_dollars(figures: TokenDollars | ModelPrice, key: str) -> None:
+    """Only figures that can be counted exactly, so that none is too small or too large to read.
+
+    Raises:
+        VendorFileError: one that is none, with its key.
+    """
+    for name in TokenDollars.__struct_fields__:
+        usd = getattr(figures, name)
+        try:
+            _ = usd if usd is None else nano_from_usd(usd)
+        except ValueError as error:
+            raise VendorFileError(f"`{key}.{name}`: {error}") from None
+
+
 def problems(file: VendorFile) -> Iterator[Problem]:
     """Everything that is wrong in a file of the right form."""
     if not _NAME.fullmatch(file.name):
@@ -399,6 +462,8 @@ def problems(file: VendorFile) -> Iterator[Problem]:
     for root in file.roots:
         if not root.startswith("/") or not (root.endswith("/") or _WORD.fullmatch(root)):
             yield Problem(("roots",), f"`roots` takes paths such as /v1/ or /emails, not {root!r}")
+    if file.adds is not None and f"{file.adds}/" not in file.roots:
+        yield Problem(("adds",), f"`adds` takes a root without its last slash, not {file.adds!r}")
     named = {"request_id_header": file.request_id_header}
     if file.idempotency is not None:
         named["idempotency.header"] = file.idempotency.header
@@ -432,6 +497,9 @@ def problems(file: VendorFile) -> Iterator[Problem]:
         for key, message in _problems_of(operation, file, roots, names, matches):
             yield Problem(("operation", number, key), f"operation {operation.name!r}: {message}")
     yield from _problems_of_prices(file, "price")
+    for number, line in enumerate(file.model_price):
+        for key, message in _problems_of_line(line):
+            yield Problem(("model_price", number, key), message)
 
 
 def _problems_of(
@@ -464,8 +532,22 @@ def _problems_of(
         yield "cost", "`cost` takes `currency` or `currency_of`"
     if isinstance(cost, Recipients) and cost.batch and file.body != "json":
         yield "cost", "`cost.batch` takes a file with JSON bodies"
+    if isinstance(cost, Tokens) and (file.body != "json" or not (file.model_price or file.model_table)):
+        yield "cost", "`cost` takes a file with JSON bodies and `model_price` or `model_table`"
     if isinstance(cost, Increase) and "{" + cost.of + "}" not in path:
         yield "cost", "`cost.of` takes a path parameter of `match`"
+
+
+def _problems_of_line(line: ModelPrice) -> Iterator[tuple[str, str]]:
+    if not _MODEL.fullmatch(line.model):
+        takes = "`model_price.model` takes a name, or the beginning of names and a *"
+        yield "model", f"{takes}, not {line.model!r}"
+    if not _DATE.fullmatch(line.dated):
+        yield "dated", f"`model_price.dated` takes a date such as 2026-11-21, not {line.dated!r}"
+    try:
+        check_dollars(line, "model_price")
+    except VendorFileError as error:
+        yield "input_per_million", str(error)
 
 
 def _problems_of_prices(file: VendorFile, key: str) -> Iterator[Problem]:
@@ -533,13 +615,17 @@ def _is_parameter(segment: str) -> bool:
 def explain(text: str) -> str:
     """msgspec names the path of a wrong value; for the closed vocabularies, say the words too."""
     if "kind`" in text:
-        text += "; `kind` takes free, amount, increase, unpriceable, recipients, sms, minutes or flat"
+        text += "; `kind` takes free, amount, increase, recipients, sms, minutes, flat, tokens or unpriceable"
     elif "`$.auth.scheme`" in text:
         text += "; it takes bearer, basic or x-api-key"
     elif "`$.idempotency.methods" in text:
         text += "; it takes POST or DELETE"
     elif "`$.body`" in text:
         text += "; it takes form or json"
+    elif ".cost.api`" in text:
+        text += f"; it takes {', '.join(get_args(TokenApi))}"
+    elif "`$.model_table`" in text:
+        text += "; it takes openai or anthropic"
     elif "`$.error_shape`" in text:
         text += "; it takes stripe, twilio, resend, openai or anthropic"
     elif "`$.schema`" in text:

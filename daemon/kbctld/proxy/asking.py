@@ -12,16 +12,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from urllib.parse import urlencode
 
+from kbctld.core import body as bodies
 from kbctld.core.account import Acting, find_account
-from kbctld.core.cost import Body, Remembered, objects_needed
-from kbctld.core.document import Batch, Document, DocumentError, read_batch, read_document
+from kbctld.core.body import EMPTY, Body
+from kbctld.core.cost import Remembered, objects_needed
+from kbctld.core.document import Batch, Document, DocumentError
 from kbctld.core.form import AmbiguousFieldError, Form, FormError, read_form
 from kbctld.core.grant import Grant
 from kbctld.core.policy import Access
 from kbctld.core.policy import Request as Asked
 from kbctld.core.refusal import Code, Refusal
 from kbctld.core.target import Arrived, Target
-from kbctld.core.vendor import READS, Free, Recipients, Unpriceable, Vendor
+from kbctld.core.tokens import ask_for_usage, wants_usage
+from kbctld.core.vendor import READS, Free, Tokens, Unpriceable, Vendor
 from kbctld.credentials import Credential, Credentials
 from kbctld.http1.gate import Head
 from kbctld.http1.server import BadBody, Fields
@@ -35,7 +38,6 @@ _VAULT_KEY = re.compile(r"vault_key_[0-9A-Za-z]{49}", re.ASCII)
 _METADATA_MAX = 50
 _FORM = b"application/x-www-form-urlencoded"
 _JSON = b"application/json"
-_NO_FORM = Form((), has_semicolon=False)
 
 
 def stranger(head: Head, own_hosts: frozenset[bytes]) -> Refusal | None:
@@ -189,8 +191,10 @@ async def read_request(
     credential: Credential,
     fields: Fields,
     body: bytes | None,
-) -> tuple[bytes | None, Asked]:
-    """The body as it leaves, what head and body say, and what is known now of the objects they name.
+) -> tuple[bytes | None, Asked, bool]:
+    """The body as it leaves, what head and body say and what is known now of the objects they name.
+
+    The last is whether the answer will tell its usage only because we asked for it.
 
     Raises:
         Refused: it can't be read.
@@ -208,10 +212,16 @@ async def read_request(
     stamped = any(holder.stamp for holder in grant.lineage)
     if stamped and access.operation is not None and access.operation.stamps:
         body = allowed(_stamped(grant, access, media, form, slots, body or b""))
+    asks = False
+    if access.operation is not None and isinstance(access.operation.cost, Tokens):
+        await call.vault.prices.ready(access.vendor)
+        if isinstance(form, Document) and body is not None:
+            asks = wants_usage(access.operation.cost.api, form)
+            body = ask_for_usage(body) if asks else body
     streams = body is None and head.has_body  # what has streamed by can't be compared with a retry
     replay = None if streams else allowed(_replay_digest(call, grant, access, credential, slots))
     guarded = any(holder.scope.guard is not None for holder in grant.lineage)
-    plain = form.canonical() if form is not _NO_FORM else body or b""
+    plain = form.canonical() if form is not EMPTY else body or b""
     asked = Asked(
         form,
         known,
@@ -219,7 +229,7 @@ async def read_request(
         _digest(access, slots, plain) if guarded else b"",
         replay or None,
     )
-    return body, asked
+    return body, asked, asks
 
 
 def _digest(access: Access, slots: Mapping[bytes, bytes], body: bytes) -> bytes:
@@ -274,7 +284,7 @@ class MediaType:
 def _read_form(access: Access, grant: Grant, media: MediaType, body: bytes) -> Body | Refusal:
     """The body as its vendor reads it, if anything in it decides or any reader could take it for a form."""
     if not body:
-        return _NO_FORM
+        return EMPTY
     operation = access.operation
     ruled = access.method not in READS and any(holder.rules for holder in grant.lineage)
     decides = ruled or (operation is not None and not isinstance(operation.cost, Free | Unpriceable))
@@ -288,15 +298,16 @@ def _read_form(access: Access, grant: Grant, media: MediaType, body: bytes) -> B
                 f"send its fields as {'JSON' if as_json else 'a form'}",
             )
         if not media.may_be_form:
-            return _NO_FORM
+            return EMPTY
     try:
-        if as_json and media.kind == _JSON:
-            cost = operation.cost if operation is not None else None
-            return read_batch(body) if isinstance(cost, Recipients) and cost.batch else read_document(body)
-        form = read_form(body)
+        form = (
+            read_form(body)
+            if as_json and media.kind != _JSON
+            else bodies.read_body(access.vendor, operation, body)
+        )
     except (FormError, DocumentError) as error:
         return Refusal(Code.MALFORMED_REQUEST, f"the body can't be read: {error}")
-    if form.mentions(("_method",)) is not None:
+    if isinstance(form, Form) and form.mentions(("_method",)) is not None:
         return Refusal(Code.AMBIGUOUS_REQUEST, "the body overrides the method")
     return form
 

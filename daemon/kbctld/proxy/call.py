@@ -194,6 +194,8 @@ class Call:
             if error.sent
             else "nothing was sent, so nothing is held"
         )
+        if self.row.outcome == "posted":
+            fate = "but it had told what the call cost, which is counted"
         vendor = self.row.vendor or "the vendor"
         refusal = Refusal(_FAILURE[error.failure], f"{vendor}: {error.detail}; {fate}")
         await self.refuse(refusal, was_allowed=True)

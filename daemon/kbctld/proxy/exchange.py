@@ -32,8 +32,6 @@ log = logging.getLogger("kbctld.proxy")
 
 # An answer up to this size is passed on in one write, once it is whole: a refusal can still replace it.
 _WHOLE_BYTES = 64 * 1024
-# What is kept of a larger one, where its JSON tells an object's id or the true amount.
-_READ_BYTES = 1024 * 1024
 _NOT_PASSED_ON = frozenset(
     b"connection keep-alive proxy-authenticate proxy-connection te trailer transfer-encoding upgrade "
     b"content-length set-cookie alt-svc strict-transport-security".split()
@@ -65,11 +63,13 @@ async def exchange(plane: "Plane", request: Request) -> None:
             # Its turn at the real key, which all agents share.
             await turn.comes()
             # What it would cost.
-            body, asked = await read_request(call, head, grant, access, credential, fields, body)
+            body, asked, hides_usage = await read_request(call, head, grant, access, credential, fields, body)
             # The decision. The money is set aside in the same step, without suspending.
             permit: Permit = allowed(call.authorize(grant, access, asked))
 
-            async with Flight(call, grant, access, permit, turn, plane.aloft) as flight:
+            async with Flight(
+                call, grant, access, permit, turn, plane.aloft, hides_usage=hides_usage
+            ) as flight:
                 # Durable before the first byte.
                 await call.record()
                 pool, access = plane.way(access)
@@ -136,19 +136,21 @@ async def _pass_back(
         whole, pieces = await _up_to(LINKS_BYTES, pieces)
     elif has_body and answer.length is not None and answer.length <= _WHOLE_BYTES:
         whole = b"".join([piece async for piece in pieces])
+    events = flight.events(answer)
     if whole is not None:
+        shown = whole if events is None else events.feed(whole) + events.rest()
         flight.landed(answer, whole, credential)
-        if reflected or scrubber.finds(whole):
+        if reflected or any(map(scrubber.finds, {whole, shown})):
             raise Refused(_reflected(vendor))
         call.answered(answer.status)
         if has_links:
-            whole = turned(file, _authority(call.request), whole)
-        call.request.respond(answer.status, fields, whole)
+            shown = turned(file, _authority(call.request), whole)
+        call.request.respond(answer.status, fields, shown)
         return
     if reflected:
         raise Refused(_reflected(vendor))
     call.row.status = answer.status  # on its way to the agent: what goes wrong from here on only cuts it
-    read = await _stream_down(call, pieces, answer, fields, scrubber, keep=flight.reads_answer)
+    read = await _stream_down(call, flight, pieces, answer, fields, scrubber)
     flight.landed(answer, read, credential)
     call.answered(answer.status)
     call.request.end()
@@ -188,22 +190,25 @@ def _authority(request: Request) -> str:
 
 async def _stream_down(
     call: Call,
+    flight: Flight,
     pieces: AsyncIterator[bytes],
     answer: Answer,
     fields: Fields,
     scrubber: Scrubber,
-    *,
-    keep: bool,
 ) -> bytes:
     """Pass pieces on as they come; when the agent goes, the vendor's answer is still heard to its end."""
-    stream = scrubber.stream()
+    stream, events = scrubber.stream(), flight.events(answer)
     read = bytearray()
+    keeps = flight.reads_up_to if flight.reads_answer and events is None else -1
     there = True
-    call.request.start(answer.status, fields, answer.length)
+    # With an event left out, a stream is shorter than its head says.
+    length = None if events is not None and events.hides else answer.length
+    call.request.start(answer.status, fields, length)
     async for piece in pieces:
-        if keep and len(read) <= _READ_BYTES:
+        if len(read) <= keeps:
             read += piece
-        passed = stream.feed(piece)
+        # Nothing comes behind the scrubber: what leaves it leaves the daemon.
+        passed = stream.feed(piece if events is None else events.feed(piece))
         if stream.found and there:
             log.warning("%s: the vendor repeated the real secret; its answer was cut", call.row.call_id)
             call.row.reason = "the vendor repeated the real secret; its answer was cut"
@@ -211,7 +216,8 @@ async def _stream_down(
             there = False
         there = there and await _send(call.request, passed)
     if there:
-        await _send(call.request, stream.rest())
+        last = b"" if events is None else stream.feed(events.rest())
+        await _send(call.request, last + stream.rest())
     return bytes(read)
 
 

@@ -15,11 +15,17 @@ from kbctld.core.ledger import Verdict
 from kbctld.core.money import read_currency
 from kbctld.core.outcome import verdict_of
 from kbctld.core.policy import Access, Permit
-from kbctld.core.vendor import Amount, Increase
+from kbctld.core.tokens import spent
+from kbctld.core.vendor import Amount, Increase, Tokens
 from kbctld.credentials import Credential
 from kbctld.proxy.call import Call
 from kbctld.proxy.shares import Turn
+from kbctld.proxy.sse import UsageStream, usage_in
 from kbctld.proxy.upstream import Answer, Connection, Pool
+
+# What is kept of an answer, where its JSON tells the true cost or an object's id.
+_OBJECT_BYTES = 1024 * 1024
+_TOKENS_BYTES = 10 * 1024 * 1024
 
 
 class Flight:
@@ -36,6 +42,8 @@ class Flight:
         permit: Permit,
         turn: Turn,
         aloft: "dict[int, set[Flight]]",
+        *,
+        hides_usage: bool,
     ) -> None:
         self.permit = permit
         self._turn = turn
@@ -46,11 +54,26 @@ class Flight:
         self._nano = 0 if permit.replay_of else permit.attempt.hold.nano
         self._connection: Connection | None = None
         self._settled = False
+        self._hides_usage = hides_usage
+        self._events: UsageStream | None = None
 
     @property
     def reads_answer(self) -> bool:
         """Whether the answer's JSON tells something that we need."""
         return self.permit.price.counts is not None or not self.permit.price.exact
+
+    @property
+    def reads_up_to(self) -> int:
+        """How many bytes of it: an object's amount stands near its beginning, a usage often at the end."""
+        return _TOKENS_BYTES if self.permit.price.tokens is not None else _OBJECT_BYTES
+
+    def events(self, answer: Answer) -> UsageStream | None:
+        """What listens to an answer that is a stream of a language model's events; None for any other."""
+        cost = self._access.operation.cost if self._access.operation else None
+        kind = (answer.get(b"content-type") or b"").partition(b";")[0].strip().lower()
+        if isinstance(cost, Tokens) and kind == b"text/event-stream" and 200 <= answer.status < 300:
+            self._events = UsageStream(cost.api, hides=self._hides_usage)
+        return self._events
 
     async def board(self, pool: Pool) -> Connection:
         """Take a connection; it is given back when the flight ends.
@@ -92,7 +115,9 @@ class Flight:
         header = idempotency.replay_header if idempotency else None
         replayed = header is not None and answer.get(header.lower().encode()) == b"true"
         spent_nano = None
-        if self.reads_answer and 200 <= answer.status < 300:
+        if self.permit.price.tokens is not None and 200 <= answer.status < 300:
+            spent_nano = self._true_tokens(usage_in(read) if self._events is None else self._events.told)
+        elif self.reads_answer and 200 <= answer.status < 300:
             said = _json_object(read)
             spent_nano = self._true_amount(said)
             object_id = self._object_id(said)
@@ -108,6 +133,9 @@ class Flight:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self._events is not None and self._events.final:
+            # It broke off when it had told its usage, which proves it. Read to its end it is settled already.
+            self._settle(Verdict.POSTED, spent_nano=self._true_tokens(self._events.told))
         # No answer, half of one, cancelled, or a defect of ours: what left may have arrived.
         self._settle(Verdict.SILENT if self._call.flew else Verdict.UNSENT)
         if self._connection is not None:
@@ -127,6 +155,12 @@ class Flight:
         self._call.vault.settle(
             self._grant, self.permit.attempt, verdict, spent_nano=spent_nano, replayed=replayed
         )
+
+    def _true_tokens(self, said: dict[str, Any]) -> int | None:
+        """What the tokens really cost; None where the answer does not say."""
+        cost = self._access.operation.cost if self._access.operation else None
+        price = self.permit.price.tokens
+        return spent(cost.api, price, said) if isinstance(cost, Tokens) and price is not None else None
 
     def _true_amount(self, said: dict[str, Any]) -> int | None:
         """What it really cost, where the request could only bound it."""

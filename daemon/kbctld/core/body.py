@@ -1,0 +1,33 @@
+"""The body of a request, read as its vendor reads it.
+
+What must stay true: which reader a body gets follows from the vendor file and the operation alone, never from
+what the agent says of it.
+"""
+
+from typing import TypeAlias
+
+from kbctld.core.document import Batch, Document, read_batch, read_document
+from kbctld.core.form import Form, read_form
+from kbctld.core.vendor import Operation, Recipients, Vendor
+
+Body: TypeAlias = Form | Document | Batch
+"""What was read of a request's body."""
+
+EMPTY = Form((), has_semicolon=False)
+"""What says nothing."""
+
+
+def read_body(vendor: Vendor, operation: Operation | None, raw: bytes) -> Body:
+    """Read one.
+
+    Raises:
+        FormError: no form as every reader takes it.
+        DocumentError: no such JSON.
+    """
+    if not raw:
+        return EMPTY
+    if vendor.file.body == "form":
+        return read_form(raw)
+    if operation is not None and isinstance(operation.cost, Recipients) and operation.cost.batch:
+        return read_batch(raw)
+    return read_document(raw)

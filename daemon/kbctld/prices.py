@@ -1,0 +1,122 @@
+"""What the tokens of language models cost: the operator's own figures, the vendor file's, then a dated table.
+
+What must stay true: a model that none of them knows has no price; a figure is never rounded down. The table
+(the library genai-prices, offline) is read when a call first needs it, in a thread: it takes a quarter of a
+second, which neither a start nor another call should wait for.
+"""
+
+import asyncio
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from decimal import Decimal
+from fractions import Fraction
+from typing import Any
+
+from kbctld.core.money import NANO_PER_USD
+from kbctld.core.tokens import Ladder, TokenPrice
+from kbctld.core.vendor import ModelPrice, TokenDollars, Vendor
+
+# A model that takes or makes anything else is billed by something that its bytes do not bound.
+_KNOWN = frozenset(
+    "input_mtok output_mtok cache_read_mtok cache_write_mtok cache_write_1h_mtok "
+    "input_audio_mtok cache_audio_read_mtok output_audio_mtok input_image_mtok cache_image_read_mtok "
+    "output_image_mtok web_searches_kcount storage_searches_kcount".split()
+)
+_OTHER_INPUT = ("input_audio_mtok", "cache_audio_read_mtok", "input_image_mtok", "cache_image_read_mtok")
+_OTHER_OUTPUT = ("output_audio_mtok", "output_image_mtok")
+_REMEMBERED_MAX = 10_000
+
+
+class Prices:
+    """Asked by vendor and model; ``ready`` comes first."""
+
+    def __init__(self, own: Mapping[str, TokenDollars] | None = None) -> None:
+        """Args: own: the operator's, by ``vendor/model``; each wins over everything else."""
+        self._own = {name: _of_line(figures) for name, figures in (own or {}).items()}
+        self._tables: dict[str, Any] | None = None
+        self._found: dict[tuple[str, str, int], TokenPrice | None] = {}
+        self._loading: asyncio.Task[dict[str, Any]] | None = None
+
+    async def ready(self, vendor: Vendor) -> None:
+        """Read the table, if this vendor is in it and nobody did so before."""
+        if vendor.file.model_table is None or self._tables is not None:
+            return
+        if self._loading is None:
+            self._loading = asyncio.ensure_future(asyncio.to_thread(_read_tables))
+        self._tables = await asyncio.shield(self._loading)
+
+    def find(self, vendor: Vendor, model: str) -> TokenPrice | None:
+        """What a model's tokens cost today; None where nobody knows it."""
+        own = self._own.get(f"{vendor.name}/{model}")
+        if own is not None:
+            return own
+        line = _fitting(vendor.file.model_price, model)
+        if line is not None:
+            return _of_line(line)
+        if vendor.file.model_table is None:
+            return None
+        if self._tables is None:
+            self._tables = _read_tables()
+        now = datetime.now(UTC)
+        key = (vendor.file.model_table, model, now.date().toordinal())
+        if key not in self._found:
+            if len(self._found) >= _REMEMBERED_MAX:
+                self._found.clear()
+            self._found[key] = _listed(self._tables[vendor.file.model_table], model, now)
+        return self._found[key]
+
+
+def _read_tables() -> dict[str, Any]:
+    from genai_prices import data
+
+    return {provider.id: provider for provider in data.providers}
+
+
+def _listed(provider: Any, model: str, now: datetime) -> TokenPrice | None:
+    """From the table; where several of its entries fit, nobody knows which the vendor means."""
+    fitting = [entry for entry in provider.models if entry.is_match(model)]
+    if len(fitting) != 1:
+        return None
+    figures = {name: value for name, value in vars(fitting[0].get_prices(now)).items() if value is not None}
+    if not figures.keys() <= _KNOWN or "input_mtok" not in figures:
+        return None
+    ladders = {name: _ladder(value) for name, value in figures.items()}
+    return TokenPrice(
+        ladders["input_mtok"],
+        ladders.get("output_mtok"),
+        ladders.get("cache_read_mtok"),
+        ladders.get("cache_write_mtok"),
+        ladders.get("cache_write_1h_mtok"),
+        max((ladders[name].dearest for name in _OTHER_INPUT if name in ladders), default=0),
+        max((ladders[name].dearest for name in _OTHER_OUTPUT if name in ladders), default=0),
+    )
+
+
+def _ladder(value: Any) -> Ladder:
+    if isinstance(value, Decimal):
+        return Ladder(((0, _nano(value)),))
+    return Ladder(((0, _nano(value.base)), *((tier.start, _nano(tier.price)) for tier in value.tiers)))
+
+
+def _nano(usd: Decimal | int) -> int:
+    scaled = Fraction(usd) * NANO_PER_USD
+    return -(-scaled.numerator // scaled.denominator)
+
+
+def _fitting(lines: Iterable[ModelPrice], model: str) -> ModelPrice | None:
+    for line in lines:
+        if line.model == model or (line.model.endswith("*") and model.startswith(line.model[:-1])):
+            return line
+    return None
+
+
+def _of_line(line: ModelPrice | TokenDollars) -> TokenPrice:
+    def ladder(usd: Decimal | int | None) -> Ladder | None:
+        return None if usd is None else Ladder(((0, _nano(usd)),))
+
+    return TokenPrice(
+        Ladder(((0, _nano(line.input_per_million)),)),
+        ladder(line.output_per_million),
+        ladder(line.cache_read_per_million),
+        ladder(line.cache_write_per_million),
+    )
