@@ -140,6 +140,7 @@ def test_an_import_that_fails_fails_as_without_us(tmp_path: Path) -> None:
 
     assert "KeyError: 'theirs'" in done.stderr
     assert "WARNING" not in done.stderr
+    package(tmp_path, twilio="")
     assert "ModuleNotFoundError" in python("import twilio.rest", tmp_path).stderr
 
 
