@@ -127,7 +127,36 @@ cost = { kind = "free" }
 privileged = true
 """
 
-VENDOR = read_vendor(HEAD + IDEMPOTENCY + OPERATIONS)
+OTHERS = """
+[[operation]]
+name = "accounts.create"
+match = "POST /v1/accounts"
+cost = { kind = "free", unbounded = ["balance", "discount"] }
+
+[[operation]]
+name = "balances.change"
+match = "POST /v1/balances"
+cost = { kind = "amount", amount = "amount", currency = "currency", signed = true, unbounded = ["lines"] }
+
+[[operation]]
+name = "grants.create"
+match = "POST /v1/grants"
+cost = { kind = "amount", amount = "amount.value", currency = "amount.currency" }
+
+[[operation]]
+name = "carts.create"
+match = "POST /v1/carts"
+[operation.cost]
+kind = "items"
+of = "lines"
+amount = "price.unit"
+quantity = "quantity"
+currency = "price.currency"
+item_beside = ["price.product"]
+beside = ["metadata", "mode"]
+"""
+
+VENDOR = read_vendor(HEAD + IDEMPOTENCY + OPERATIONS + OTHERS)
 
 
 def scope(

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kbctld.core.cost import FREE, Price, Remembered, objects_needed, price
+from kbctld.core.document import read_document
 from kbctld.core.form import read_form
 from kbctld.core.money import USD_MAX, rates_from
 from kbctld.core.refusal import Code, Refusal
@@ -346,3 +347,177 @@ def test_L10_no_price_is_larger_than_a_cap_can_be(minor: int, rate: Fraction) ->
     form = read_form(f"amount={minor}&currency=eur".encode())
     quoted = price(attempt.operation, form, EMPTY, {}, {}, rates_from("2026-11-20", {"EUR": rate}))
     assert isinstance(quoted, Refusal) or 0 <= quoted.nano <= USD_MAX * USD
+
+
+# --- conditions, signs and lists ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("field", ["balance", "discount", "Balance", "balance[x]", "discount[]"])
+def test_law_4_what_is_free_only_without_a_field_is_unknown_with_it(field: str) -> None:
+    """However it is spelled, in the body or in the query."""
+    assert quote("name=x&metadata[balance]=5", "POST /v1/accounts") == FREE
+    for refusal in (
+        quote(f"name=x&{field}=5", "POST /v1/accounts"),
+        quote("name=x", f"POST /v1/accounts?{field}=5"),
+    ):
+        assert isinstance(refusal, Refusal)
+        assert refusal.code is Code.AMOUNT_UNKNOWN
+        assert "makes it cost" in refusal.sentence
+        assert "leave" in refusal.remedy
+
+
+@pytest.mark.parametrize("minor", ["500", "-500"])
+def test_an_amount_that_goes_either_way_counts_by_its_size(minor: str) -> None:
+    """Money given is money, and so is money taken."""
+    assert quote(f"amount={minor}&currency=usd", "POST /v1/balances") == Price(5 * USD, 500, "USD")
+
+
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        pytest.param("amount=--5&currency=usd", "plain count", id="two signs"),
+        pytest.param("amount=%2B5&currency=usd", "plain count", id="a plus"),
+        pytest.param("amount=-&currency=usd", "plain count", id="a sign alone"),
+        pytest.param(
+            "amount=5&currency=usd&lines[0][amount]=9", "lines makes it cost", id="beside the amount"
+        ),
+    ],
+)
+def test_law_4_an_amount_that_is_not_all_or_odd_is_refused(body: str, says: str) -> None:
+    """A sign is one minus; what stands beside may be more."""
+    refusal = quote(body, "POST /v1/balances")
+    assert isinstance(refusal, Refusal)
+    assert refusal.code is Code.AMOUNT_UNKNOWN
+    assert says in refusal.sentence
+
+
+def test_an_amount_may_stand_below_another_field() -> None:
+    """In a form in brackets, in JSON as an object; a number or a text."""
+    five = Price(5 * USD, 500, "USD")
+    assert quote("amount[value]=500&amount[currency]=usd", "POST /v1/grants") == five
+    attempt = access("POST /v1/grants")
+    assert attempt.operation is not None
+    for value in ("500", '"500"'):
+        document = read_document(b'{"amount":{"value":%s,"currency":"usd"}}' % value.encode())
+        assert price(attempt.operation, document, EMPTY, {}, {}, RATES) == five
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "amount[value]=500&amount[value]=5&amount[currency]=usd",
+        "amount=1&amount[value]=500&amount[currency]=usd",
+        "amount[value][]=500&amount[currency]=usd",
+        "amount[Value]=900&amount[value]=500&amount[currency]=usd",
+        "amount.value=900&amount[value]=500&amount[currency]=usd",
+    ],
+)
+def test_P9_a_nested_amount_has_one_reading(body: str) -> None:
+    """As a plain one has."""
+    refusal = quote(body, "POST /v1/grants")
+    assert isinstance(refusal, Refusal)
+    assert refusal.code is Code.AMBIGUOUS_REQUEST
+
+
+def test_P9_a_nested_amount_may_not_stand_in_the_query() -> None:
+    """Whatever part of it."""
+    refusal = quote("amount[value]=5&amount[currency]=usd", "POST /v1/grants?amount[value]=900")
+    assert isinstance(refusal, Refusal)
+    assert refusal.code is Code.AMBIGUOUS_REQUEST
+
+
+LINE = "lines[0][price][unit]=500&lines[0][price][currency]=usd&lines[0][quantity]=2"
+SECOND = "&lines[1][price][unit]=1&lines[1][price][currency]=USD&lines[1][quantity]=100"
+
+
+@pytest.mark.parametrize(
+    ("body", "usd", "minor"),
+    [
+        pytest.param(LINE, 10, 1000, id="one"),
+        pytest.param(LINE + SECOND, 11, 1100, id="two"),
+        pytest.param(SECOND[1:] + "&" + LINE, 11, 1100, id="in any order"),
+        pytest.param(
+            LINE + "&lines[0][price][product][name]=x&mode=buy&metadata[a]=b",
+            10,
+            1000,
+            id="what may stand by",
+        ),
+        pytest.param(LINE.replace("=2", "=0"), 0, 0, id="none of it"),
+    ],
+)
+def test_items_come_to_their_sum(body: str, usd: int, minor: int) -> None:
+    """Amount times quantity of each."""
+    assert quote(body, "POST /v1/carts") == Price(usd * USD, minor, "USD")
+
+
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        pytest.param("mode=buy", "states no lines", id="none"),
+        pytest.param(LINE + "&tax=1", "tax may change what lines come to", id="beside"),
+        pytest.param(LINE + "&lines[0][tax]=1", "lines.tax may change", id="in an item"),
+        pytest.param(LINE + "&lines[0][price][products]=1", "lines.price.products may change", id="longer"),
+        pytest.param(LINE.replace("[quantity]=2", "[quantity]=x"), "lacks a plain", id="odd quantity"),
+        pytest.param("lines[0][price][unit]=500&lines[0][quantity]=2", "lacks a plain", id="no currency"),
+        pytest.param(LINE + "&lines[1][quantity]=2", "lacks a plain", id="one that lacks all"),
+        pytest.param(LINE + SECOND.replace("USD", "jpy"), "several currencies", id="currencies"),
+        pytest.param(LINE.replace("usd", "xaf"), "no US dollar rate for XAF", id="rate"),
+        pytest.param(LINE.replace("=500", "=999999999999").replace("usd", "idr"), "larger than", id="minor"),
+        pytest.param(LINE.replace("=500", "=99999999999"), "larger than any cap", id="dollars"),
+    ],
+)
+def test_law_4_items_that_have_no_certain_sum_are_refused(body: str, says: str) -> None:
+    """What is not known to leave the sum alone may change it."""
+    refusal = quote(body, "POST /v1/carts")
+    assert isinstance(refusal, Refusal)
+    assert refusal.code is Code.AMOUNT_UNKNOWN
+    assert says in refusal.sentence
+
+
+def test_law_4_what_may_change_a_sum_is_seen_in_the_query_too() -> None:
+    """Not in the body alone."""
+    refusal = quote(LINE, "POST /v1/carts?tax=1")
+    assert isinstance(refusal, Refusal)
+    assert refusal.code is Code.AMOUNT_UNKNOWN
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        LINE + "&lines[0][quantity]=3",
+        LINE + "&lines[][quantity]=3",
+        LINE + "&Lines[0][quantity]=3",
+        LINE + "&lines[00][quantity]=3",
+        LINE + "&lines[0][quantity][]=3",
+        LINE + "&lines=3",
+        LINE + "&lines[2][quantity]=3",
+        LINE + "&metadata[a]=b;lines[0][quantity]=9",
+        LINE.replace("[0]", "[1]"),
+    ],
+)
+def test_P9_a_list_has_one_reading(body: str) -> None:
+    """Twice, without numbers, with gaps, or in a spelling that some parser takes for it: ambiguous."""
+    refusal = quote(body, "POST /v1/carts")
+    assert isinstance(refusal, Refusal)
+    assert refusal.code is Code.AMBIGUOUS_REQUEST
+    assert "lines" in refusal.sentence
+
+
+def test_P9_a_list_may_not_stand_in_the_query() -> None:
+    """The vendor might add it up."""
+    refusal = quote(LINE, "POST /v1/carts?lines[1][quantity]=9")
+    assert isinstance(refusal, Refusal)
+    assert refusal.code is Code.AMBIGUOUS_REQUEST
+
+
+@given(st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 1000)), min_size=1, max_size=9))
+def test_L3_a_sum_is_what_its_items_come_to(items: list[tuple[int, int]]) -> None:
+    """Exactly, whatever they are."""
+    body = "&".join(
+        f"lines[{n}][price][unit]={unit}&lines[{n}][price][currency]=usd&lines[{n}][quantity]={count}"
+        for n, (unit, count) in enumerate(items)
+    )
+    now = quote(body, "POST /v1/carts")
+    assert isinstance(now, Price)
+    assert now.minor == sum(unit * count for unit, count in items)
+    assert now.nano == now.minor * USD // 100

@@ -1,10 +1,12 @@
 """Vendor files: what they may say, how a wrong one is told, and which operation a path is."""
 
+from collections.abc import Iterator
+
 import pytest
 
 from kbctld.core.cost import objects_needed
 from kbctld.core.pace import read_rate
-from kbctld.core.vendor import METHODS, READS, WRITES, VendorFileError, read_vendor
+from kbctld.core.vendor import METHODS, READS, WRITES, Unpriceable, VendorFileError, read_vendor
 from tests.core.support import EMPTY, HEAD, IDEMPOTENCY, OPERATIONS, VENDOR
 
 FILE = HEAD + IDEMPOTENCY + OPERATIONS
@@ -13,6 +15,9 @@ FILE = HEAD + IDEMPOTENCY + OPERATIONS
 def operation(match: str, cost: str = '{ kind = "free" }', name: str = "things.do") -> str:
     """One more operation."""
     return f'[[operation]]\nname = "{name}"\nmatch = "{match}"\ncost = {cost}\n'
+
+
+ITEMS = '{ kind = "items", of = "lines", amount = "unit", quantity = "count", currency = "currency" }'
 
 
 @pytest.mark.parametrize(
@@ -45,13 +50,13 @@ def operation(match: str, cost: str = '{ kind = "free" }', name: str = "things.d
         pytest.param(
             'kind = "free"',
             'kind = "gratis"',
-            ["kind", "increase, recipients, sms"],
+            ["kind", "increase, items, recipients, sms"],
             id="kind",
         ),
         pytest.param(
             'kind = "free"',
             'why = "free"',
-            ["kind", "increase, recipients, sms"],
+            ["kind", "increase, items, recipients, sms"],
             id="no kind",
         ),
         pytest.param(
@@ -270,6 +275,58 @@ def test_the_operation_of_a_path_is_its_most_literal_one(
     method, _, path = call.partition(" ")
     found, values = PRIORITY.match(method, path, tuple(path.strip("/").split("/")))
     assert (found.name if found else None, values) == (name, parameters)
+
+
+def test_a_group_lists_operations_that_are_alike_in_all_but_name_and_match() -> None:
+    """One line each; cost, privileged and stamps are the group's."""
+    vendor = read_vendor(
+        HEAD
+        + 'metadata_field = "metadata"\n'
+        + '[[operations]]\ncost = { kind = "unpriceable", why = "x" }\nprivileged = true\nstamps = true\n'
+        + '[operations.matches]\n"things.do" = "POST /v1/things"\n'
+        + '"things.undo" = "DELETE /v1/things/{thing}"\n'
+    )
+    found, parameters = vendor.match("DELETE", "/v1/things/t_1", ("v1", "things", "t_1"))
+    assert list(vendor.operations) == ["things.do", "things.undo"]
+    assert found is vendor.operations["things.undo"]
+    assert parameters == {"thing": "t_1"}
+    assert (found.cost, found.privileged, found.stamps) == (Unpriceable(why="x"), True, True)
+
+
+def test_bodies_are_json_below_some_of_the_roots() -> None:
+    """One vendor may take forms in one version of its API and JSON in the next."""
+    vendor = read_vendor(HEAD + 'json_roots = ["/v2/"]\n' + OPERATIONS)
+    assert [vendor.takes_json(path) for path in ("/v1/payments", "/v2/payments")] == [False, True]
+    assert read_vendor(HEAD.replace('"form"', '"json"') + OPERATIONS).takes_json("/v1/payments")
+    with pytest.raises(VendorFileError, match="where bodies are forms"):
+        read_vendor(HEAD + 'json_roots = ["/v2/"]\n' + operation("POST /v2/x", ITEMS))
+    with pytest.raises(VendorFileError, match="`json_roots` takes some of the roots"):
+        read_vendor(HEAD + 'json_roots = ["/v3/"]\n' + OPERATIONS)
+
+
+def test_a_match_takes_as_many_steps_as_the_path_has_segments() -> None:
+    """A thousand operations are found as fast as ten; and none of them hides another."""
+    many = [f"/v1/things{number}/{{thing}}/parts/{{part}}" for number in range(1000)]
+    vendor = read_vendor(HEAD + "".join(operation(f"POST {p}", name=f"t{n}") for n, p in enumerate(many)))
+    for number in (0, 500, 999):
+        segments = ("v1", f"things{number}", "t_1", "parts", "p_1")
+        found, parameters = vendor.match("POST", "/" + "/".join(segments), segments)
+        assert found is vendor.operations[f"t{number}"]
+        assert parameters == {"thing": "t_1", "part": "p_1"}
+    counted = Counted(("v1", "things999", "t_1", "parts", "p_1"))
+    vendor.match("POST", "/v1/things999/t_1/parts/p_1", counted)
+    assert counted.read <= 3 * len(counted)
+
+
+class Counted(tuple[str, ...]):
+    """Segments that count how often one of them is read."""
+
+    read = 0
+
+    def __iter__(self) -> Iterator[str]:
+        for segment in super().__iter__():
+            self.read += 1
+            yield segment
 
 
 def test_privileged_is_said_and_never_assumed_away() -> None:

@@ -17,6 +17,7 @@ def test_every_problem_is_told_with_its_place() -> None:
         '[[operation]]\nname = "tips.create"\nmatch = "POST /v1/tips"\ncost = { kind = "free" }\n'
         "stamps = true\n"
         '[[operation]]\nname = "z"\nmatch = "POST /v9/z"\ncost = { kind = "amount", amount = "a" }\n'
+        '[[operations]]\ncost = { kind = "free" }\nstamps = true\n[operations.matches]\n"G" = "POST /v1/g"\n'
         '[[operation]]\nname = "y"\nmatch = "POST /v1/y"\ncost = { kind = "increase", of = "y" }\n'
     )
     file = msgspec.convert(tomllib.loads(text + OPERATIONS + more, parse_float=Decimal), VendorFile)
@@ -37,4 +38,6 @@ def test_every_problem_is_told_with_its_place() -> None:
         ("operation", first + 2, "match"),
         ("operation", first + 2, "cost"),
         ("operation", first + 3, "cost"),
+        ("operations", 0, "matches", "G"),
+        ("operations", 0, "stamps"),
     ]

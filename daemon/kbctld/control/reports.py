@@ -20,6 +20,7 @@ from kbctld.core.vendor import (
     Flat,
     Free,
     Increase,
+    Items,
     Minutes,
     Recipients,
     Sms,
@@ -111,7 +112,7 @@ class Reports:
                         privileged=operation.privileged,
                         stamps=operation.stamps,
                     )
-                    for operation in vendor.file.operation
+                    for operation in vendor.operations.values()
                 ],
                 credentials=self._credential_names().get(name, []),
             )
@@ -145,14 +146,18 @@ class Reports:
 def _in_words(cost: Cost) -> str:
     """How a cost is told before the call is sent."""
     match cost:
-        case Free():
+        case Free(unbounded=[]):
             return "free"
+        case Free(unbounded=fields):
+            return f"free, unknown with {' or '.join(fields)}"
         case Unpriceable(why=why):
             return f"unknown before it is sent: {why}"
         case Amount(amount=amount, currency=str(currency)):
             return f"{amount} in {currency}"
         case Amount(amount=amount, currency_of=objects):
             return f"{amount} in the currency of {' or '.join(objects)}"
+        case Items(of=of):
+            return f"the sum of {of}"
         case Increase(amount=None, of=of):
             return f"nothing beyond what {of} was counted at"
         case Increase(amount=amount, of=of):

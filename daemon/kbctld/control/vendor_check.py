@@ -28,12 +28,14 @@ from kbctld.core.vendor import (
     Example,
     ModelPrice,
     Operation,
+    Operations,
     Problem,
     RateTable,
     Vendor,
     VendorFile,
     VendorFileError,
     explain,
+    listed,
     problems,
     read_rates_of,
 )
@@ -45,7 +47,12 @@ _STEP = re.compile(r"\.([A-Za-z0-9_-]+)|\[(\d+)\]")
 _TOML_LINE = re.compile(r"\(at line (\d+)")
 _HEADER = re.compile(r"\s*(\[\[?)\s*([A-Za-z0-9_.\"' -]+?)\s*\]\]?\s*(?:#.*)?")
 _KEY = re.compile(r"\s*([A-Za-z0-9_-]+|\"[^\"]*\"|'[^']*')\s*(?:\.[^=]*)?=")
-_LISTS: dict[str, type] = {"operation": Operation, "example": Example, "model_price": ModelPrice}
+_LISTS: dict[str, type] = {
+    "operation": Operation,
+    "operations": Operations,
+    "example": Example,
+    "model_price": ModelPrice,
+}
 
 Path = tuple[str | int, ...]
 
@@ -74,7 +81,7 @@ def check_vendor(
     name = plain.get("name")
     return wire.VendorFindings(
         name=name if isinstance(name, str) else None,
-        operations=_count(plain, "operation"),
+        operations=_count(plain, "operation") + _grouped(plain),
         examples=_count(plain, "example"),
         findings=sorted(
             (
@@ -93,6 +100,16 @@ def _count(plain: dict[str, Any], key: str) -> int:
     return len(value) if isinstance(value, list) else 0
 
 
+def _grouped(plain: dict[str, Any]) -> int:
+    groups = plain.get("operations")
+    found = (
+        [group.get("matches") for group in groups if isinstance(group, dict)]
+        if isinstance(groups, list)
+        else []
+    )
+    return sum(len(matches) for matches in found if isinstance(matches, dict))
+
+
 def _wrong(
     plain: dict[str, Any], vendors: Collection[str], rates: Rates, prices: TokenPrices
 ) -> Iterator[Problem]:
@@ -107,8 +124,8 @@ def _wrong(
     if content:
         return
     vendor = Vendor(file, country_of)
-    for number, operation in enumerate(file.operation):
-        yield from _hidden(vendor, operation, number, rates, prices)
+    for place, operation in listed(file):
+        yield from _hidden(vendor, operation, place, rates, prices)
     for number, example in enumerate(file.example):
         why = _untrue(vendor, example, rates, prices)
         if why is not None:
@@ -167,21 +184,17 @@ def _first_segments(file: VendorFile, vendors: Collection[str]) -> Iterator[Prob
 
 
 def _hidden(
-    vendor: Vendor, operation: Operation, number: int, rates: Rates, prices: TokenPrices
+    vendor: Vendor, operation: Operation, place: Path, rates: Rates, prices: TokenPrices
 ) -> Iterator[Problem]:
     method, _, pattern = operation.match.partition(" ")
+    where = (*place, "match") if place[0] == "operation" else place
     path = pattern.replace("{", "x_").replace("}", "")
     access, verdict = _attempt(vendor, f"{method} {path}", "", rates, prices)
     if access is None and isinstance(verdict, Refusal):
-        yield Problem(
-            ("operation", number, "match"),
-            f"operation {operation.name!r}: its path is refused: {verdict.sentence}",
-        )
-    elif access is not None and access.operation is not operation:
+        yield Problem(where, f"operation {operation.name!r}: its path is refused: {verdict.sentence}")
+    elif access is not None and (access.operation is None or access.operation.name != operation.name):
         other = access.operation.name if access.operation else "nothing"
-        yield Problem(
-            ("operation", number, "match"), f"operation {operation.name!r}: its path is taken for {other}"
-        )
+        yield Problem(where, f"operation {operation.name!r}: its path is taken for {other}")
 
 
 def _untrue(vendor: Vendor, example: Example, rates: Rates, prices: TokenPrices) -> str | None:
@@ -227,7 +240,7 @@ def _attempt(
         return access, refusal
     try:
         raw = body.encode()
-        form = read_body(vendor, operation, raw)
+        form = read_body(vendor, settled.path, operation, raw)
     except (DocumentError, FormError) as error:
         return access, Refusal(Code.MALFORMED_REQUEST, f"the body can't be read: {error}")
     asked = Request(form, {}, b"", b"", None)

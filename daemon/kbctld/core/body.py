@@ -1,7 +1,7 @@
 """The body of a request, read as its vendor reads it.
 
-What must stay true: which reader a body gets follows from the vendor file and the operation alone, never from
-what the agent says of it.
+What must stay true: which reader a body gets follows from the vendor file, the path and the operation alone,
+never from what the agent says of it.
 """
 
 from typing import TypeAlias
@@ -17,8 +17,14 @@ EMPTY = Form((), has_semicolon=False)
 """What says nothing."""
 
 
-def read_body(vendor: Vendor, operation: Operation | None, raw: bytes) -> Body:
+def read_body(vendor: Vendor, path: str, operation: Operation | None, raw: bytes) -> Body:
     """Read one.
+
+    Args:
+        vendor: whom it goes to.
+        path: canonical.
+        operation: what the vendor file calls it.
+        raw: its bytes.
 
     Raises:
         FormError: no form as every reader takes it.
@@ -26,7 +32,7 @@ def read_body(vendor: Vendor, operation: Operation | None, raw: bytes) -> Body:
     """
     if not raw:
         return EMPTY
-    if vendor.file.body == "form":
+    if not vendor.takes_json(path):
         return read_form(raw)
     if operation is not None and isinstance(operation.cost, Recipients) and operation.cost.batch:
         return read_batch(raw)

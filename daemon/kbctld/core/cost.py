@@ -6,13 +6,15 @@ the vendor can take for the request as sent. A new kind of cost is one function 
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import assert_never
 
 from kbctld.core import counted, tokens
 from kbctld.core.body import Body
+from kbctld.core.counted import refuse_unbounded
 from kbctld.core.document import Document
 from kbctld.core.form import AmbiguousFieldError, Form
+from kbctld.core.items import sum_items
 from kbctld.core.money import NANO_PER_USD, USD_MAX, Rates, read_currency, read_minor
 from kbctld.core.refusal import Code, Refusal
 from kbctld.core.tariff import Tariff, UntoldError
@@ -23,6 +25,7 @@ from kbctld.core.vendor import (
     Flat,
     Free,
     Increase,
+    Items,
     Minutes,
     Operation,
     Recipients,
@@ -111,10 +114,10 @@ def price(
     """
     cost = operation.cost
     match cost:
-        case Free():
-            return FREE
         case Unpriceable():
             return _unknown(operation, cost.why)
+        case Free():
+            decides = []
         case Amount():
             decides = [cost.amount, *([cost.currency] if cost.currency else cost.currency_of)]
         case Tokens():
@@ -123,6 +126,8 @@ def price(
             decides = [field for field in (cost.amount, cost.currency) if field]
         case Recipients() | Sms() | Minutes() | Flat():
             decides = counted.deciding(cost)
+        case Items():
+            decides = [cost.of]
         case _:
             assert_never(cost)
     stray = query.mentions(decides)
@@ -138,9 +143,16 @@ def price(
         if isinstance(cost, Counted):
             assert tariff is not None  # noqa: S101 - the vendor file has a price for each
             return _bounded(operation, Price(counted.price_counted(cost, form, query, tariff)))
+        if isinstance(cost, Items):
+            assert isinstance(form, Form)  # noqa: S101 - such a path takes nothing else
+            return _priced(operation, *sum_items(cost, form, query), rates)
+        if isinstance(cost, Free):
+            refuse_unbounded(cost.unbounded, form, query)
+            return FREE
         for field in decides:
             form.one(field)  # two readings of any of them come before what one reading says
         if isinstance(cost, Amount):
+            refuse_unbounded(cost.unbounded, form, query)
             return _price_amount(operation, cost, form, parameters, known, rates)
         return _price_increase(operation, cost, form, known.get(parameters[cost.of]), rates)
     except UntoldError as error:
@@ -161,7 +173,7 @@ def _price_amount(
     known: Mapping[str, Remembered],
     rates: Rates,
 ) -> Price | Refusal:
-    minor = _minor(operation, cost.amount, form)
+    minor = _minor(operation, cost.amount, form, signed=cost.signed)
     if isinstance(minor, Refusal):
         return minor
     if minor is None:
@@ -180,11 +192,17 @@ def _price_amount(
         if read is None:
             return _unknown(operation, f"it states no {cost.currency}", f"state {cost.currency}")
         currency = read
+    quote = _priced(operation, minor, currency, rates)
+    if cost.object is None or isinstance(quote, Refusal):
+        return quote
+    return replace(quote, counts=Remembered(quote.nano, minor, currency))
+
+
+def _priced(operation: Operation, minor: int, currency: str, rates: Rates) -> Price | Refusal:
     nano = rates.nano(minor, currency)
     if nano is None:
         return _no_rate(operation, currency)
-    counts = Remembered(nano, minor, currency) if cost.object else None
-    return _bounded(operation, Price(nano, minor, currency, counts=counts))
+    return _bounded(operation, Price(nano, minor, currency))
 
 
 def _price_increase(
@@ -230,11 +248,11 @@ def _named(cost: Amount, form: Body, parameters: Mapping[str, str]) -> list[str]
     return [value for value in values if value]
 
 
-def _minor(operation: Operation, field: str, form: Body) -> int | Refusal | None:
+def _minor(operation: Operation, field: str, form: Body, *, signed: bool = False) -> int | Refusal | None:
     text = form.one(field)
     if text is None:
         return None
-    minor = read_minor(text)
+    minor = read_minor(text.removeprefix("-") if signed else text)
     if minor is None:
         return _unknown(
             operation, f"its {field} is not a plain count of minor units", f"send {field} as digits only"

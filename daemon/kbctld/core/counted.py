@@ -4,6 +4,7 @@ What must stay true: a field that decides is read from the body alone; one that 
 for in body and query alike.
 """
 
+from collections.abc import Iterable
 from typing import assert_never
 
 from kbctld.core.document import Batch, Document
@@ -31,6 +32,18 @@ def deciding(cost: Counted) -> list[str]:
             assert_never(cost)
 
 
+def refuse_unbounded(fields: Iterable[str], body: Form | Document | Batch, query: Form) -> None:
+    """Look for what makes a call cost more than its request tells.
+
+    Raises:
+        UntoldError: body or query holds one of these fields, in any reading.
+    """
+    fields = list(fields)
+    found = body.mentions(fields) or query.mentions(fields)
+    if found is not None:
+        raise UntoldError(f"{found} makes it cost what the request does not tell", f"leave {found} out")
+
+
 def price_counted(cost: Counted, body: Form | Document | Batch, query: Form, tariff: Tariff) -> int:
     """Nano-USD of one call.
 
@@ -39,9 +52,7 @@ def price_counted(cost: Counted, body: Form | Document | Batch, query: Form, tar
         AmbiguousFieldError: a field with two readings.
     """
     if not isinstance(cost, Recipients):
-        open_end = body.mentions(cost.unbounded) or query.mentions(cost.unbounded)
-        if open_end is not None:
-            raise UntoldError(f"{open_end} makes it cost what the request does not tell", "leave it out")
+        refuse_unbounded(cost.unbounded, body, query)
     match cost:
         case Recipients():
             return price_recipients(cost, body, tariff)

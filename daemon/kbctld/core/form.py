@@ -19,6 +19,7 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 # PHP turns these into "_" in a name, a bracket that nothing closes too; other readers trim or fold case.
 _FOLDED = re.compile(r"[ .\[]")
 _BRACKETS = "[]"
+_ITEM = re.compile(r"([a-z_]+)\[(0|[1-9][0-9]{0,2})\]((?:\[[a-z0-9_]+\])+)", re.ASCII)
 
 
 class FormError(ValueError):
@@ -36,10 +37,16 @@ class Form:
     def one(self, name: str) -> str | None:
         """The value of a field that decides something; None where it is absent.
 
+        Args:
+            name: of the field, or a path of names joined by dots: ``amount.value`` is ``amount[value]``.
+
         Raises:
             AmbiguousFieldError: it stands there twice, as an array or object, under a name that other
                 parsers fold into this one, or beside a raw ``;``.
         """
+        if "." in name:
+            values = self.values(name)
+            return values[0] if values else None
         found: str | None = None
         times = 0
         for key, value in self.pairs:
@@ -85,12 +92,38 @@ class Form:
             raise AmbiguousFieldError(name)
         return tuple(value for key, value in self.pairs if key == name)
 
+    def items(self, name: str) -> list[dict[str, str]]:
+        """A list that decides something, ``name[0][a][b]=value``: of each item the values, ``a.b`` by path.
+
+        Raises:
+            AmbiguousFieldError: an item without its number, or any other spelling that some parser takes for
+                a part of the list; a field twice; a number left out; a raw ``;``.
+        """
+        found: dict[int, dict[str, str]] = {}
+        for key, value in self.pairs:
+            part = _ITEM.fullmatch(key)
+            if part is not None and part[1] == name:
+                item = found.setdefault(int(part[2]), {})
+                path = part[3][1:-1].replace("][", ".")
+                if path in item:
+                    raise AmbiguousFieldError(name)
+                item[path] = value
+            elif _could_be(key, name):
+                raise AmbiguousFieldError(name)
+        if self.has_semicolon or found.keys() != set(range(len(found))):
+            raise AmbiguousFieldError(name)
+        return [found[number] for number in sorted(found)]
+
     def mentions(self, names: Iterable[str]) -> str | None:
-        """The first of these names that any parser could see in here; for places where none belongs."""
+        """The first of these names that any parser could see in here; for places where none belongs.
+
+        Of a path, whatever could be its first name.
+        """
         for name in names:
-            if any(_could_be(key, name) for key, _ in self.pairs):
+            root = name.partition(".")[0]
+            if any(_could_be(key, root) for key, _ in self.pairs):
                 return name
-            if self.has_semicolon and self._mentions(name):
+            if self.has_semicolon and self._mentions(root):
                 return name
         return None
 

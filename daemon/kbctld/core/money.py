@@ -18,6 +18,9 @@ USD_MAX = 1_000_000_000
 NANO_MAX = 2**63 - 1
 """SQLite's INTEGER; a sum that would pass it is refused before it is stored."""
 
+MINOR_MAX = 10**12
+"""More minor units than any amount that is read."""
+
 # ASCII digits only: int() also takes "1_000", "+5", " 5" and full-width digits.
 _MINOR = re.compile(r"[0-9]{1,12}", re.ASCII)
 _CURRENCY = re.compile(r"[A-Za-z]{3}", re.ASCII)

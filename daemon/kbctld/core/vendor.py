@@ -40,6 +40,7 @@ _ORIGIN = re.compile(r"https://[a-z0-9](?:[a-z0-9.-]*[a-z0-9])?(?::[0-9]{1,5})?"
 _WORD = re.compile(r"/[a-z][a-z-]*", re.ASCII)
 _MODEL = re.compile(r"[A-Za-z0-9._:/@-]{0,200}\*?", re.ASCII)
 _DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", re.ASCII)
+_OWN = ("name", "match")
 _HEADER = re.compile(r"[a-z][a-z0-9-]*", re.ASCII)
 
 # These frame, route or authenticate a message: we write them ourselves or not at all.
@@ -70,24 +71,34 @@ class Problem(NamedTuple):
 
 
 class Free(_Strict, tag_field="kind", tag="free"):
-    """Moves no money."""
+    """Moves no money.
+
+    Attributes:
+        unbounded: fields of body or query that make it cost what the request does not tell.
+    """
+
+    unbounded: list[Text] = []
 
 
 class Amount(_Strict, tag_field="kind", tag="amount"):
-    """A field of the request is the amount, in minor units.
+    """A field of the body is the amount, in minor units; a field may be a path, ``amount.value``.
 
     Attributes:
-        amount: the form field.
-        currency: the form field; left out where the currency follows from an object (``currency_of``).
-        currency_of: form fields or path parameters naming an object whose currency applies. Where we
+        amount: the field.
+        currency: the field; left out where the currency follows from an object (``currency_of``).
+        currency_of: fields or path parameters naming an object whose currency applies. Where we
             don't know that object, the dearest minor unit is held and the answer's own figure is spent.
         object: the answer's field with the id to remember the amount under, if later operations build on it.
+        signed: the amount goes either way; what counts is how much.
+        unbounded: fields of body or query beside which the amount is not all.
     """
 
     amount: Text
     currency: Text | None = None
     currency_of: list[Text] = []
     object: Text | None = None
+    signed: bool = False
+    unbounded: list[Text] = []
 
 
 class Increase(_Strict, tag_field="kind", tag="increase"):
@@ -112,6 +123,29 @@ class Tokens(_Strict, tag_field="kind", tag="tokens"):
     """
 
     api: TokenApi
+
+
+class Items(_Strict, tag_field="kind", tag="items"):
+    """A list in the form holds what is to be paid: the sum of amount times quantity, in one currency.
+
+    What may stand beside is listed, because anything else may change the sum: taxes, shipping, a quantity
+    that the payer may raise.
+
+    Attributes:
+        of: the list: ``line_items`` for ``line_items[0][quantity]``.
+        amount: of one item's unit: a path within the item.
+        quantity: within the item.
+        currency: within the item.
+        item_beside: what else an item may hold, with all that stands below.
+        beside: what else the form may hold, with all that stands below.
+    """
+
+    of: Text
+    amount: Text
+    quantity: Text
+    currency: Text
+    item_beside: list[Text] = []
+    beside: list[Text] = []
 
 
 class Unpriceable(_Strict, tag_field="kind", tag="unpriceable"):
@@ -183,7 +217,7 @@ class Flat(_Strict, tag_field="kind", tag="flat"):
 Counted = Recipients | Sms | Minutes | Flat
 """Costs a count of things times their price in the file's ``[price]``."""
 
-Cost = Free | Amount | Increase | Recipients | Sms | Minutes | Flat | Tokens | Unpriceable
+Cost = Free | Amount | Increase | Items | Recipients | Sms | Minutes | Flat | Tokens | Unpriceable
 
 
 class Operation(_Strict):
@@ -196,6 +230,22 @@ class Operation(_Strict):
     """Mints credentials or moves payout destinations: allowed by exact name only."""
     stamps: bool = False
     """Takes the vendor's own metadata, so that a key may stamp it."""
+
+    @property
+    def body_decides(self) -> bool:
+        """Whether its cost depends on what the body says."""
+        cost = self.cost
+        return bool(cost.unbounded) if isinstance(cost, Free) else not isinstance(cost, Unpriceable)
+
+
+class Operations(_Strict):
+    """Several things that the vendor can do, alike in all but name and match."""
+
+    cost: Cost
+    matches: Annotated[dict[Text, Text], Meta(min_length=1)]
+    """``METHOD /path`` by name."""
+    privileged: bool = False
+    stamps: bool = False
 
 
 AuthScheme = Literal["bearer", "basic", "x-api-key"]
@@ -286,7 +336,11 @@ class VendorFile(_Strict):
     error_shape: Literal["stripe", "twilio", "resend", "openai", "anthropic"]
     request_id_header: Text
     roots: Annotated[list[Text], Meta(min_length=1)]
-    operation: list[Operation]
+    operation: list[Operation] = []
+    operations: list[Operations] = []
+    """The same in groups."""
+    json_roots: list[Text] = []
+    """Those of the roots whose requests are JSON where the others' are forms."""
     hosts: HostTable | None = None
     """Further hosts than the origin's; their paths have the host's label in front."""
     account: AccountTable | None = None
@@ -312,6 +366,18 @@ class VendorFile(_Strict):
     example: list[Example] = []
 
 
+class _Branch:
+    """Where a path can go on from here: by a word, or by whatever stands for a parameter."""
+
+    __slots__ = ("any", "operation", "words")
+
+    def __init__(self) -> None:
+        self.words: dict[str, _Branch] = {}
+        self.any: _Branch | None = None
+        self.operation: Operation | None = None
+        """What ends here."""
+
+
 class Vendor:
     """A vendor file, checked and made quick to ask."""
 
@@ -328,19 +394,23 @@ class Vendor:
         self.account_headers = frozenset(file.account_headers)
         self.request_id_header = file.request_id_header.lower().encode("ascii")
         self.rates = read_rates_of(file.rate, "rate")
-        self.operations = {operation.name: operation for operation in file.operation}
+        self.operations = {operation.name: operation for _, operation in listed(file)}
+        self._json_roots = tuple(file.json_roots)
         self._literal: dict[tuple[str, str], Operation] = {}
-        self._patterns: dict[tuple[str, int], list[tuple[tuple[str, ...], Operation]]] = {}
-        for operation in file.operation:
+        self._tree: dict[str, _Branch] = {}
+        self._patterns: dict[str, tuple[str, ...]] = {}
+        """The segments of each operation with parameters, by its name."""
+        for operation in self.operations.values():
             method, path = _split(operation)
             if "{" in path:
-                segments = tuple(path.strip("/").split("/"))
-                self._patterns.setdefault((method, len(segments)), []).append((segments, operation))
+                self._patterns[operation.name] = segments = tuple(path.strip("/").split("/"))
+                self._plant(self._tree.setdefault(method, _Branch()), segments).operation = operation
             else:
                 self._literal[method, path] = operation
-        for candidates in self._patterns.values():
-            # /v1/accounts/{id} must not win over /v1/accounts/{id} with more literals: most literals first.
-            candidates.sort(key=lambda item: sum(map(_is_parameter, item[0])))
+
+    def takes_json(self, path: str) -> bool:
+        """Whether the body of a request to this path is JSON; a form where it isn't."""
+        return self.file.body == "json" or path.startswith(self._json_roots)
 
     def settle(self, arrived: Arrived) -> Target | Refusal:
         """The canonical target of one that arrived."""
@@ -354,20 +424,53 @@ class Vendor:
     def match(
         self, method: str, path: str, segments: tuple[str, ...]
     ) -> tuple[Operation | None, dict[str, str]]:
-        """The operation of a canonical path, and its path parameters; None where the file lists none."""
+        """The operation of a canonical path, and its path parameters; None where the file lists none.
+
+        As many steps as the path has segments, however many operations there are.
+        """
         operation = self._literal.get((method, path))
         if operation is not None:
             return operation, {}
-        if path.endswith("/"):
+        if path.endswith("/") or method not in self._tree:
             return None, {}
-        for pattern, candidate in self._patterns.get((method, len(segments)), ()):
-            if all(_is_parameter(want) or want == have for want, have in zip(pattern, segments, strict=True)):
-                return candidate, {
-                    want[1:-1]: have
-                    for want, have in zip(pattern, segments, strict=True)
-                    if _is_parameter(want)
-                }
-        return None, {}
+        # Words before parameters, so that of equals the first is the one with its words in front.
+        reached = [self._tree[method]]
+        for segment in segments:
+            steps = ((branch.words.get(segment), branch.any) for branch in reached)
+            reached = [branch for step in steps for branch in step if branch is not None]
+        found = [branch.operation for branch in reached if branch.operation is not None]
+        if not found:
+            return None, {}
+        # /v1/accounts/{id}/x must not hide behind /v1/{a}/{b}/x: most words win.
+        operation = min(found, key=lambda each: sum(map(_is_parameter, self._patterns[each.name])))
+        pattern = zip(self._patterns[operation.name], segments, strict=True)
+        return operation, {want[1:-1]: have for want, have in pattern if _is_parameter(want)}
+
+    @staticmethod
+    def _plant(branch: _Branch, segments: tuple[str, ...]) -> _Branch:
+        """Where a path of these segments ends."""
+        for segment in segments:
+            if _is_parameter(segment):
+                branch.any = branch = branch.any or _Branch()
+            else:
+                branch = branch.words.setdefault(segment, _Branch())
+        return branch
+
+
+def listed(file: VendorFile) -> Iterator[tuple[tuple[str | int, ...], Operation]]:
+    """Every operation of a file, grouped or not, and the way to where it stands."""
+    for number, operation in enumerate(file.operation):
+        yield ("operation", number), operation
+    for number, group in enumerate(file.operations):
+        for name, match in group.matches.items():
+            operation = Operation(
+                name=name,
+                match=match,
+                cost=group.cost,
+                privileged=group.privileged,
+                stamps=group.stamps,
+            )
+            yield ("operations", number, "matches", name), operation
 
 
 def read_vendor(text: str, country_of: CountryOf = nowhere) -> Vendor:
@@ -483,7 +586,7 @@ def problems(file: VendorFile) -> Iterator[Problem]:
                 yield Problem((key,), f"`{key}` can't take {header!r}: we write it ourselves or not at all")
     if file.idempotency is not None:
         for name in file.idempotency.operations:
-            if name not in {operation.name for operation in file.operation}:
+            if name not in {operation.name for _, operation in listed(file)}:
                 yield Problem(
                     ("idempotency", "operations"),
                     f"`idempotency.operations` takes operations of the file, not {name!r}",
@@ -491,11 +594,16 @@ def problems(file: VendorFile) -> Iterator[Problem]:
     roots = tuple(file.roots)
     if file.hosts is not None and hosts is None:
         roots = Hosts(file.hosts, roots).all_roots
+    for root in file.json_roots:
+        if root not in file.roots:
+            yield Problem(("json_roots",), f"`json_roots` takes some of the roots, not {root!r}")
     names: set[str] = set()
     matches: set[tuple[str, str]] = set()
-    for number, operation in enumerate(file.operation):
+    for place, operation in listed(file):
         for key, message in _problems_of(operation, file, roots, names, matches):
-            yield Problem(("operation", number, key), f"operation {operation.name!r}: {message}")
+            # In a group one line says name and match; the rest stands once, above.
+            where = (*place, key) if place[0] == "operation" else place if key in _OWN else (*place[:2], key)
+            yield Problem(where, f"operation {operation.name!r}: {message}")
     yield from _problems_of_prices(file, "price")
     for number, line in enumerate(file.model_price):
         for key, message in _problems_of_line(line):
@@ -525,9 +633,12 @@ def _problems_of(
     if shape in matches:
         yield "match", "`match` is another operation's too"
     matches.add(shape)
-    if operation.stamps and (file.metadata_field is None or file.body != "form"):
+    form = file.body == "form" and not path.startswith(tuple(file.json_roots))
+    if operation.stamps and (file.metadata_field is None or not form):
         yield "stamps", "`stamps` takes a file with `metadata_field` and form bodies"
     cost = operation.cost
+    if isinstance(cost, Items) and not form:
+        yield "cost", "`cost` takes kind items where bodies are forms"
     if isinstance(cost, Amount) and cost.currency is None and not cost.currency_of:
         yield "cost", "`cost` takes `currency` or `currency_of`"
     if isinstance(cost, Recipients) and cost.batch and file.body != "json":
@@ -560,11 +671,11 @@ def _problems_of_prices(file: VendorFile, key: str) -> Iterator[Problem]:
         yield Problem(("price",), str(error))
         return
     present = _present(tariff)
-    for number, operation in enumerate(file.operation):
+    for place, operation in listed(file):
         for price in _needs(operation.cost):
             if price not in present:
                 message = f"operation {operation.name!r}: its cost takes `{key}.{price}`"
-                yield Problem(("operation", number, "cost"), message)
+                yield Problem((*place[:2], "cost"), message)
             present[price] = True
     for price, used in present.items():
         if not used:
@@ -615,7 +726,8 @@ def _is_parameter(segment: str) -> bool:
 def explain(text: str) -> str:
     """msgspec names the path of a wrong value; for the closed vocabularies, say the words too."""
     if "kind`" in text:
-        text += "; `kind` takes free, amount, increase, recipients, sms, minutes, flat, tokens or unpriceable"
+        kinds = "free, amount, increase, items, recipients, sms, minutes, flat, tokens or unpriceable"
+        text += f"; `kind` takes {kinds}"
     elif "`$.auth.scheme`" in text:
         text += "; it takes bearer, basic or x-api-key"
     elif "`$.idempotency.methods" in text:

@@ -24,7 +24,7 @@ from kbctld.core.policy import Request as Asked
 from kbctld.core.refusal import Code, Refusal
 from kbctld.core.target import Arrived, Target
 from kbctld.core.tokens import ask_for_usage, wants_usage
-from kbctld.core.vendor import READS, Free, Tokens, Unpriceable, Vendor
+from kbctld.core.vendor import READS, Tokens, Vendor
 from kbctld.credentials import Credential, Credentials
 from kbctld.http1.gate import Head
 from kbctld.http1.server import BadBody, Fields
@@ -287,8 +287,8 @@ def _read_form(access: Access, grant: Grant, media: MediaType, body: bytes) -> B
         return EMPTY
     operation = access.operation
     ruled = access.method not in READS and any(holder.rules for holder in grant.lineage)
-    decides = ruled or (operation is not None and not isinstance(operation.cost, Free | Unpriceable))
-    as_json = access.vendor.file.body == "json"
+    decides = ruled or (operation is not None and operation.body_decides)
+    as_json = access.vendor.takes_json(access.target.path)
     expected = _JSON if as_json else _FORM
     if media.kind != expected or not media.is_utf8:
         if decides or media.kind == expected:
@@ -303,7 +303,7 @@ def _read_form(access: Access, grant: Grant, media: MediaType, body: bytes) -> B
         form = (
             read_form(body)
             if as_json and media.kind != _JSON
-            else bodies.read_body(access.vendor, operation, body)
+            else bodies.read_body(access.vendor, access.target.path, operation, body)
         )
     except (FormError, DocumentError) as error:
         return Refusal(Code.MALFORMED_REQUEST, f"the body can't be read: {error}")
