@@ -25,7 +25,7 @@ def test_the_shipped_file_is_good() -> None:
     found = check_vendor(STRIPE, ["stripe"], RATES, Prices().find)
 
     assert (found.name, found.findings) == ("stripe", [])
-    assert found.operations > 100
+    assert found.operations > 600
     assert found.examples > 10
 
 
@@ -43,6 +43,13 @@ def test_the_shipped_file_is_good() -> None:
         pytest.param('name = "stripe"', 'name = "vault"', "name", "the operator API's", id="name"),
         pytest.param('read = "100/s"', 'read = "fast"', "rate", "rate.read", id="rate"),
         pytest.param('POST /v1/payouts"', 'POST /v9/payouts"', ".match", "none of /v1/", id="match"),
+        pytest.param(
+            'DELETE /v1/coupons/{coupon}"', 'DELETE /v9/x"', ".coupons.delete", "none of /v1/", id="grouped"
+        ),
+        pytest.param(
+            '"payment_intents.cancel" =', '"Cancel" =', ".Cancel", "words joined by dots", id="name"
+        ),
+        pytest.param("[operations.matches]", "[operations.match]", "", "match", id="a key of a group"),
         pytest.param("usd = 20\n", "usd = 21\n", "example[1].request", "it holds $20", id="dollars"),
         pytest.param('"ambiguous_request"', '"nope"', ".request", "no refusal 'nope'", id="refusal"),
         pytest.param('"customers.create"\nusd', '"refunds.create"\nusd', ".request", "claimed", id="other"),
@@ -97,7 +104,9 @@ def test_over_the_api(folder: Path) -> None:
             shown = (await desk.sees("GET", "/vendors/stripe")).json
             by_name = {each["name"]: each for each in shown["operations"]}
             assert by_name["payment_intents.create"]["cost"] == "amount in currency"
-            assert by_name["customers.create"]["cost"] == "free"
+            assert by_name["customers.delete"]["cost"] == "free"
+            assert by_name["sources.create"]["cost"] == "free, unknown with amount"
+            assert by_name["checkout.sessions.create"]["cost"] == "the sum of line_items"
             assert by_name["ephemeral_keys.create"]["privileged"]
             assert shown["credentials"] == ["stripe"]
             missing = await desk.sees("GET", "/vendors/nope")
