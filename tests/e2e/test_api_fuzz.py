@@ -34,7 +34,7 @@ def test_no_answer_is_a_server_error_or_undocumented(home: Kbctl, tmp_path: Path
         *("--phases", "examples,coverage,fuzzing", "--max-examples", "60", "--no-color"),
         *("--continue-on-failure", "--suppress-health-check", "all"),
     ]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=300)
 
     assert done.returncode == 0, done.stdout + done.stderr
     assert "generated" in done.stdout
