@@ -10,7 +10,7 @@ _kbctl() {
     fi
     for ((at = 1; at < COMP_CWORD; at++)); do
         case "$command ${COMP_WORDS[at]}" in
-            "kbctl up"|"kbctl down"|"kbctl status"|"kbctl logs"|"kbctl issue"|"kbctl keys"|"kbctl show"|"kbctl pause"|"kbctl resume"|"kbctl revoke"|"kbctl run"|"kbctl env"|"kbctl audit"|"kbctl spend"|"kbctl changes"|"kbctl sql"|"kbctl demo"|"kbctl completion"|"kbctl credential"|"kbctl credential set"|"kbctl credential list"|"kbctl credential remove"|"kbctl policy"|"kbctl policy set"|"kbctl policy apply"|"kbctl policy list"|"kbctl policy show"|"kbctl policy remove"|"kbctl tenant"|"kbctl tenant set"|"kbctl tenant list"|"kbctl tenant show"|"kbctl vendor"|"kbctl vendor list"|"kbctl vendor show"|"kbctl vendor check"|"kbctl token"|"kbctl token create"|"kbctl token list"|"kbctl token revoke") command+=" ${COMP_WORDS[at]}" ;;
+            "kbctl up"|"kbctl down"|"kbctl status"|"kbctl logs"|"kbctl issue"|"kbctl keys"|"kbctl show"|"kbctl pause"|"kbctl resume"|"kbctl revoke"|"kbctl run"|"kbctl env"|"kbctl audit"|"kbctl explain"|"kbctl resolve"|"kbctl spend"|"kbctl changes"|"kbctl sql"|"kbctl demo"|"kbctl completion"|"kbctl credential"|"kbctl credential set"|"kbctl credential list"|"kbctl credential remove"|"kbctl policy"|"kbctl policy set"|"kbctl policy apply"|"kbctl policy list"|"kbctl policy show"|"kbctl policy remove"|"kbctl tenant"|"kbctl tenant set"|"kbctl tenant list"|"kbctl tenant show"|"kbctl vendor"|"kbctl vendor list"|"kbctl vendor show"|"kbctl vendor check"|"kbctl token"|"kbctl token create"|"kbctl token list"|"kbctl token revoke") command+=" ${COMP_WORDS[at]}" ;;
         esac
     done
     case "$command $prev" in
@@ -82,6 +82,8 @@ _kbctl() {
             return ;;
         "kbctl audit --label"|"kbctl audit --tenant"|"kbctl audit --key"|"kbctl audit --vendor"|"kbctl audit --since"|"kbctl audit --from"|"kbctl audit --to"|"kbctl audit --limit")
             return ;;
+        "kbctl resolve --spent"|"kbctl resolve --note")
+            return ;;
         "kbctl spend --by")
             COMPREPLY=($(compgen -W "key tenant vendor label agent run day" -- "$cur")); return ;;
         "kbctl spend --since"|"kbctl spend --from"|"kbctl spend --to")
@@ -128,7 +130,7 @@ _kbctl() {
     case "$command" in
         "kbctl")
             options="--version --help -h"
-            words="up down status logs issue keys show pause resume revoke run env audit spend changes sql demo completion credential policy tenant vendor token" ;;
+            words="up down status logs issue keys show pause resume revoke run env audit explain resolve spend changes sql demo completion credential policy tenant vendor token" ;;
         "kbctl up")
             options="--sandbox --port --upstream --foreground --accept-rollback --passphrase-stdin --json --help -h"
             words="" ;;
@@ -167,6 +169,12 @@ _kbctl() {
             words="" ;;
         "kbctl audit")
             options="--label --tenant --key --vendor --denied --unknown --since --from --to --limit --follow -f --json --jsonl --csv --help -h"
+            words="" ;;
+        "kbctl explain")
+            options="--json --help -h"
+            words="" ;;
+        "kbctl resolve")
+            options="--spent --void --note --json --help -h"
             words="" ;;
         "kbctl spend")
             options="--by --since --from --to --json --csv --help -h"

@@ -3,7 +3,7 @@
 function __kbctl_at --description 'Whether the command typed so far is this one'
     set -l command kbctl
     for word in (commandline -opc)[2..-1]
-        if contains -- "$command $word" 'kbctl up' 'kbctl down' 'kbctl status' 'kbctl logs' 'kbctl issue' 'kbctl keys' 'kbctl show' 'kbctl pause' 'kbctl resume' 'kbctl revoke' 'kbctl run' 'kbctl env' 'kbctl audit' 'kbctl spend' 'kbctl changes' 'kbctl sql' 'kbctl demo' 'kbctl completion' 'kbctl credential' 'kbctl credential set' 'kbctl credential list' 'kbctl credential remove' 'kbctl policy' 'kbctl policy set' 'kbctl policy apply' 'kbctl policy list' 'kbctl policy show' 'kbctl policy remove' 'kbctl tenant' 'kbctl tenant set' 'kbctl tenant list' 'kbctl tenant show' 'kbctl vendor' 'kbctl vendor list' 'kbctl vendor show' 'kbctl vendor check' 'kbctl token' 'kbctl token create' 'kbctl token list' 'kbctl token revoke'
+        if contains -- "$command $word" 'kbctl up' 'kbctl down' 'kbctl status' 'kbctl logs' 'kbctl issue' 'kbctl keys' 'kbctl show' 'kbctl pause' 'kbctl resume' 'kbctl revoke' 'kbctl run' 'kbctl env' 'kbctl audit' 'kbctl explain' 'kbctl resolve' 'kbctl spend' 'kbctl changes' 'kbctl sql' 'kbctl demo' 'kbctl completion' 'kbctl credential' 'kbctl credential set' 'kbctl credential list' 'kbctl credential remove' 'kbctl policy' 'kbctl policy set' 'kbctl policy apply' 'kbctl policy list' 'kbctl policy show' 'kbctl policy remove' 'kbctl tenant' 'kbctl tenant set' 'kbctl tenant list' 'kbctl tenant show' 'kbctl vendor' 'kbctl vendor list' 'kbctl vendor show' 'kbctl vendor check' 'kbctl token' 'kbctl token create' 'kbctl token list' 'kbctl token revoke'
             set command "$command $word"
         end
     end
@@ -24,6 +24,8 @@ complete -c kbctl -n "__kbctl_at 'kbctl'" -a revoke -d 'Revoke vault keys, at on
 complete -c kbctl -n "__kbctl_at 'kbctl'" -a run -d 'Run a command with a key of its own, revoked when it ends.'
 complete -c kbctl -n "__kbctl_at 'kbctl'" -a env -d 'Print the environment lines for a vault key.'
 complete -c kbctl -n "__kbctl_at 'kbctl'" -a audit -d 'Show what agents did, and what they were refused.'
+complete -c kbctl -n "__kbctl_at 'kbctl'" -a explain -d 'Tell what became of one call, and what can be done about it.'
+complete -c kbctl -n "__kbctl_at 'kbctl'" -a resolve -d 'Settle a call whose outcome nobody knows.'
 complete -c kbctl -n "__kbctl_at 'kbctl'" -a spend -d 'Show what was spent, against the caps.'
 complete -c kbctl -n "__kbctl_at 'kbctl'" -a changes -d 'Show who changed keys, policies, tenants and tokens, and how.'
 complete -c kbctl -n "__kbctl_at 'kbctl'" -a sql -d 'Ask the audit database, read-only. The view is named calls.'
@@ -154,6 +156,13 @@ complete -c kbctl -n "__kbctl_at 'kbctl audit'" -l json -d 'Print one JSON array
 complete -c kbctl -n "__kbctl_at 'kbctl audit'" -l jsonl -d 'Print one JSON object a line.'
 complete -c kbctl -n "__kbctl_at 'kbctl audit'" -l csv -d 'Print CSV.'
 complete -c kbctl -n "__kbctl_at 'kbctl audit'" -l help -s h -d 'Show this message and exit.'
+complete -c kbctl -n "__kbctl_at 'kbctl explain'" -l json -d 'Print JSON.'
+complete -c kbctl -n "__kbctl_at 'kbctl explain'" -l help -s h -d 'Show this message and exit.'
+complete -c kbctl -n "__kbctl_at 'kbctl resolve'" -l spent -x -d 'The vendor did it, and took this much.'
+complete -c kbctl -n "__kbctl_at 'kbctl resolve'" -l void -d 'The vendor did not do it: free the money.'
+complete -c kbctl -n "__kbctl_at 'kbctl resolve'" -l note -x -d 'How you know; kept in `changes`.'
+complete -c kbctl -n "__kbctl_at 'kbctl resolve'" -l json -d 'Print JSON.'
+complete -c kbctl -n "__kbctl_at 'kbctl resolve'" -l help -s h -d 'Show this message and exit.'
 complete -c kbctl -n "__kbctl_at 'kbctl spend'" -l by -x -a 'key tenant vendor label agent run day' -d 'A line for each.'
 complete -c kbctl -n "__kbctl_at 'kbctl spend'" -l since -x -d 'How far back: 30m, 2h, 7d.'
 complete -c kbctl -n "__kbctl_at 'kbctl spend'" -l from -x -d 'Only from then on (UTC).'

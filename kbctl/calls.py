@@ -10,6 +10,7 @@ import re
 import stat
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, Final, Generic, TypeVar
 from urllib.parse import quote
@@ -196,6 +197,15 @@ def set_credential(
 
 def remove_credential(name: str) -> Call[None]:
     return Call("DELETE", _credential(name), type(None))
+
+
+def call(ref: str) -> Call[wire.Call]:
+    return Call("GET", f"/calls/{quote(ref, safe='')}", wire.Call)
+
+
+def resolve(ref: str, spent_usd: Decimal | int | None, note: str | None) -> Call[wire.Call]:
+    request = wire.ResolveRequest(spent_usd=spent_usd, note=note)
+    return Call("POST", f"/calls/{quote(ref, safe='')}/resolve", wire.Call, body=request)
 
 
 def audit(wanted: AuditFilter) -> Call[list[wire.Call]]:

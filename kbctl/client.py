@@ -13,6 +13,7 @@ socket that another user of this machine could have put there, or in plain text 
 
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from decimal import Decimal
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar, Unpack, overload
@@ -286,6 +287,14 @@ class Client:
         """Forget a real secret."""
         self._ask(calls.remove_credential(name))
 
+    def call(self, ref: str) -> wire.Call:
+        """One call, by its id or a unique beginning of it."""
+        return self._ask(calls.call(ref))
+
+    def resolve(self, ref: str, spent_usd: Decimal | int | None, note: str | None = None) -> wire.Call:
+        """Say what the vendor took for a call whose outcome nobody knows; None where it took nothing."""
+        return self._ask(calls.resolve(ref, spent_usd, note))
+
     def audit(self, wanted: AuditFilter | None = None) -> Iterator[list[wire.Call]]:
         """Calls, newest first, a page at a time as they are asked for."""
         for body in self.audit_bodies(wanted):
@@ -543,6 +552,14 @@ class AsyncClient:
     async def remove_credential(self, name: str) -> None:
         """Forget a real secret."""
         await self._ask(calls.remove_credential(name))
+
+    async def call(self, ref: str) -> wire.Call:
+        """One call, by its id or a unique beginning of it."""
+        return await self._ask(calls.call(ref))
+
+    async def resolve(self, ref: str, spent_usd: Decimal | int | None, note: str | None = None) -> wire.Call:
+        """Say what the vendor took for a call whose outcome nobody knows; None where it took nothing."""
+        return await self._ask(calls.resolve(ref, spent_usd, note))
 
     async def audit(self, wanted: AuditFilter | None = None) -> AsyncIterator[list[wire.Call]]:
         """Calls, newest first, a page at a time as they are asked for."""

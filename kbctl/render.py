@@ -1078,6 +1078,62 @@ def audit_line(call: wire.Call) -> None:
     sys.stdout.flush()
 
 
+def explained(call: wire.Call) -> None:
+    """One call in words: who, what, the verdict, what became of the money, and what can be done."""
+    _say(Text.assemble(_styled(call.call_id, _BOLD), "  ", _result(call)))
+    took = "" if call.latency_ms is None else f", {call.latency_ms:,.0f} ms"
+    if call.upstream_ms is not None:
+        took += f" ({call.upstream_ms:,.0f} ms of it the vendor's)"
+    who = [call.vault_key_id or "nobody's key"]
+    who += [
+        f"{name} {value}"
+        for name, value in (("tenant", call.tenant), ("label", call.agent_run_label))
+        if value
+    ]
+    what = f"{call.method or '?'} {call.endpoint or '?'}"
+    rows: list[tuple[str, Cell]] = [
+        ("when", f"{moment(call.timestamp)}{took}"),
+        ("who", ", ".join(who)),
+        ("what", what + (f" ({call.vendor}: {call.operation})" if call.operation else "")),
+    ]
+    if call.requested_usd is not None:
+        stated = f" (stated: {call.amount_minor:,} {call.currency}, in minor units)" if call.currency else ""
+        rows.append(("asked for", usd(call.requested_usd) + stated))
+    rows.append(("counts", f"{usd(call.amount_usd)} against the cap"))
+    if call.reason:
+        rows.append(("because", _styled(call.reason, _RED if call.outcome == "refused" else _YELLOW)))
+    if call.status is not None:
+        rows.append(("answered", f"HTTP {call.status}"))
+    for name, value in (
+        ("vendor id", call.vendor_request_id),
+        ("idempotency", call.idempotency_key),
+        ("retry of", call.replay_of),
+        ("sent to", call.upstream),
+    ):
+        if value:
+            rows.append((name, value))
+    if call.folded:
+        rows.append(("stands for", f"{call.folded + 1:,} refusals of this kind"))
+    rows += [("metadata", f"{name}={value}") for name, value in call.metadata.items()]
+    _facts(rows)
+    for line in _next_steps(call):
+        _say(_styled(line, _DIM))
+
+
+def _next_steps(call: wire.Call) -> list[str]:
+    if call.replay_of:
+        return [f"kbctl explain {call.replay_of}, for the call that holds the money"]
+    if call.outcome == "unknown":
+        return [
+            "No answer came back: the vendor may have done it, so its money stays held. If you know:",
+            f"  kbctl resolve {call.call_id} --spent {call.amount_usd}",
+            f"  kbctl resolve {call.call_id} --void",
+        ]
+    if call.outcome == "refused" and call.vault_key_id:
+        return [f"kbctl show {call.vault_key_id}, for what this key may do"]
+    return []
+
+
 def _call_row(call: wire.Call) -> Sequence[Cell]:
     return (
         _short_moment(call.timestamp),

@@ -557,6 +557,14 @@ class Call(Reply):
     """Further refusals of the same kind that this row stands for."""
 
 
+class ResolveRequest(Request):
+    """What the vendor's own record says of a call: null where it took nothing."""
+
+    spent_usd: Decimal | int | None
+    note: str | None = None
+    """How it was found out; kept with the change."""
+
+
 # --- status: GET /status, POST /shutdown ------------------------------------------------------------
 
 

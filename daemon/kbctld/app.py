@@ -38,6 +38,7 @@ from kbctld.config import (
     read_vendor_rates,
     read_vendors,
 )
+from kbctld.control.calls import CallHandlers
 from kbctld.control.door import Door
 from kbctld.control.handlers import Handlers, credential_view
 from kbctld.control.keys import KeyHandlers
@@ -298,7 +299,6 @@ class App:
         handlers = Handlers(
             vault=vault,
             credentials=credentials,
-            keys=keys,
             status=self.status,
             stop=self._ask_to_stop,
             rotated=self._rotated,
@@ -309,6 +309,7 @@ class App:
             [
                 *handlers.routes(),
                 *keys.routes(),
+                *CallHandlers(vault, keys).routes(),
                 *TierHandlers(vault).routes(),
                 *Metrics(vault, self._plane.tally, self._in_flight).routes(),
                 *openapi.routes(),

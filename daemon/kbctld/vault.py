@@ -31,7 +31,18 @@ from kbctld.core.clock import Clock
 from kbctld.core.cost import Price, Remembered
 from kbctld.core.entry import EntryError, read_entry
 from kbctld.core.grant import Grant, label_matches
-from kbctld.core.ledger import Account, Attempt, Hold, Ledger, Outcome, Scope, Verdict, day_of
+from kbctld.core.ledger import (
+    Account,
+    Attempt,
+    Change,
+    Hold,
+    Ledger,
+    LedgerError,
+    Outcome,
+    Scope,
+    Verdict,
+    day_of,
+)
 from kbctld.core.limits import Limits
 from kbctld.core.money import Rates
 from kbctld.core.pace import Bucket
@@ -708,18 +719,53 @@ class Vault:
         replayed: bool = False,
     ) -> None:
         """End an attempt in memory, and in the journal soon."""
-        hold = attempt.hold
         for change in self.ledger.settle(attempt, verdict, spent_nano=spent_nano, replayed=replayed):
-            row: CallRow = change.row
-            row.outcome, row.amount_nano = change.outcome.value, change.nano
-            if change.outcome is Outcome.POSTED and change.nano:
-                self.spent_nano += change.nano
-                for scope in grant.scopes:
-                    self.journal.spend(scope.name, hold.day, change.nano)
-            self.journal.finish(row)
+            self._end(grant, attempt.hold, change)
         self.journal.finish(attempt.row)
+        self._freeze_if_over(grant, attempt.hold, spent_nano)
+
+    def unresolved(self, call_id: str) -> Hold | None:
+        """The hold of a call whose outcome nobody knows and that nobody retries now, if there is one."""
+        for hold in self.ledger.open:
+            if hold.call_id == call_id and hold.outcome is Outcome.UNKNOWN and not hold.attempts:
+                return hold
+        return None
+
+    async def resolve(
+        self, hold: Hold, spent_nano: int | None, actor: str, details: Mapping[str, Any]
+    ) -> None:
+        """End a call that nobody knew the end of; returns when that is durable.
+
+        Args:
+            hold: what ``unresolved`` gave in this same step.
+            spent_nano: what the vendor took; None where it took nothing.
+            actor: who found out.
+            details: for the list of changes.
+
+        Raises:
+            JournalError: it is not durable yet; memory says it already, and the journal goes on trying.
+        """
+        grant = self._roster.get(hold.row.key_no)
+        if grant is None:
+            raise LedgerError("a hold was taken for a key that is not there")
+        self._end(grant, hold, self.ledger.resolve(hold, spent_nano))
+        self._freeze_if_over(grant, hold, spent_nano)
+        said = changes.noted(self.now_ns(), actor, "call.resolve", hold.call_id, details)
+        await self.journal.change([said])
+
+    def _end(self, grant: Grant, hold: Hold, change: Change) -> None:
+        """Put what became of a hold into its row and the balances."""
+        row: CallRow = change.row
+        row.outcome, row.amount_nano = change.outcome.value, change.nano
+        if change.outcome is Outcome.POSTED and change.nano:
+            self.spent_nano += change.nano
+            for scope in grant.scopes:
+                self.journal.spend(scope.name, hold.day, change.nano)
+        self.journal.finish(row)
+
+    def _freeze_if_over(self, grant: Grant, hold: Hold, spent_nano: int | None) -> None:
+        """The truth is larger than the bound: our price is wrong, so this key spends no more."""
         if spent_nano is not None and spent_nano > hold.nano and grant.frozen is None:
-            # The truth is larger than the bound: our price is wrong, so this key spends no more.
             grant.frozen = "a call cost more than could be told before it was sent"
             self.journal.note([changes.key_frozen(grant.no, grant.frozen)])
 

@@ -1,4 +1,4 @@
-"""``audit``: every attempt has a row."""
+"""``audit``, ``explain``, ``resolve``: every attempt has a row, and every row an end."""
 
 import sys
 import time
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from kbctl.commands import values
+from kbctl.commands import options, values
 from kbctl.commands.command import Command
 from kbctl.commands.key import one_format
 
@@ -20,7 +20,8 @@ _FOLLOW_POLL_S = 0.5
 
 def register(app: typer.Typer) -> None:
     """Add this command."""
-    app.command(cls=Command)(audit)
+    for command in (audit, explain, resolve):
+        app.command(cls=Command)(command)
 
 
 def audit(
@@ -108,3 +109,57 @@ def _follow(client: "Client", wanted: "AuditFilter", jsonl: bool) -> None:
             shown = {call.call_id for call in calls}
         wanted = replace(wanted, start=newest, limit=None)
         time.sleep(_FOLLOW_POLL_S)
+
+
+_Call = Annotated[str, typer.Argument(metavar="CALL", help="A call id, or a unique beginning of one.")]
+
+
+def explain(call: _Call, json: options.Json = False) -> None:
+    """Tell what became of one call, and what can be done about it.
+
+    \b
+    Example:
+      kbctl explain call_7Qm2Zc4Rk9TtB1xA
+    """
+    from kbctl import render
+    from kbctl.client import Client
+
+    with Client() as client:
+        found = client.call(call)
+        if json:
+            render.json_document(client.body)
+        else:
+            render.explained(found)
+
+
+def resolve(
+    call: _Call,
+    spent: Annotated[
+        str | None, typer.Option(metavar="USD", help="The vendor did it, and took this much.")
+    ] = None,
+    void: Annotated[bool, typer.Option("--void", help="The vendor did not do it: free the money.")] = False,
+    note: Annotated[str | None, typer.Option(metavar="TEXT", help="How you know; kept in `changes`.")] = None,
+    json: options.Json = False,
+) -> None:
+    """Settle a call whose outcome nobody knows.
+
+    Its money is held until the vendor's own record is known: no answer is not a
+    refund. kbctl audit --unknown lists such calls.
+
+    \b
+    Example:
+      kbctl resolve call_7Qm2Zc4Rk9TtB1xA --spent 12.50 --note "in dashboard"
+      kbctl resolve call_7Qm2Zc4Rk9TtB1xA --void
+    """
+    from kbctl import render
+    from kbctl.client import Client
+
+    if void == (spent is not None):
+        raise values.bad_value("a call is resolved with one of --spent USD and --void", "--spent 12.50")
+    usd = None if spent is None else values.usd("--spent", spent)
+    with Client() as client:
+        found = client.resolve(call, usd, note)
+        if json:
+            render.json_document(client.body)
+        else:
+            render.explained(found)

@@ -5,6 +5,7 @@ import io
 import json
 import time
 from collections.abc import Callable
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -246,3 +247,79 @@ def test_an_unreadable_row(cli: Cli, daemon: PretendDaemon) -> None:
 
     assert result.exit_code == 1
     assert "could not be read" in result.stderr
+
+
+# --- one call ---------------------------------------------------------------------------------------
+
+
+def test_explain_tells_a_call_in_words(cli: Cli, daemon: PretendDaemon) -> None:
+    """Who, what, the verdict and the money; the same as JSON for programs."""
+    daemon.on("GET /calls/call_1", call())
+
+    told = " ".join(cli("explain", "call_1").stdout.split())
+    machine = json.loads(cli("explain", "call_1", "--json").stdout)
+
+    for part in (
+        "call_1 posted",
+        "2026-11-20 09:30:00",
+        "12 ms (11 ms of it the vendor's)",
+        "vk_3f9c2a7d10, tenant acme",
+        "POST /v1/payment_intents (stripe: payment_intents.create)",
+        "asked for $120.00 (stated: 12,000 usd, in minor units)",
+        "counts $120.00 against the cap",
+        "HTTP 200",
+        "vendor id req_1",
+    ):
+        assert part in told
+    assert machine["call_id"] == "call_1"
+
+
+@pytest.mark.parametrize(
+    ("changes", "parts"),
+    [
+        (
+            {"outcome": "unknown", "status": 504, "latency_ms": None, "upstream_ms": None},
+            ["stays held", "kbctl resolve call_1 --spent 120", "kbctl resolve call_1 --void"],
+        ),
+        ({"outcome": "unknown", "replay_of": "call_0", "currency": None}, ["kbctl explain call_0, for"]),
+        (
+            {"outcome": "refused", "policy_check_result": "cap_exhausted", "reason": "no room", "folded": 4},
+            ["because no room", "5 refusals", "kbctl show vk_3f9c2a7d10"],
+        ),
+        ({"outcome": "refused", "vault_key_id": None, "requested_usd": None}, ["who nobody's key"]),
+    ],
+)
+def test_explain_says_what_can_be_done(
+    cli: Cli, daemon: PretendDaemon, changes: dict[str, Any], parts: list[str]
+) -> None:
+    """Nothing where nothing can."""
+    daemon.on("GET /calls/call_1", call(**changes))
+
+    told = " ".join(cli("explain", "call_1").stdout.split())
+
+    for part in parts:
+        assert part in told
+    assert ("kbctl resolve" in told) == (changes["outcome"] == "unknown" and "replay_of" not in changes)
+
+
+def test_resolve(cli: Cli, daemon: PretendDaemon) -> None:
+    """What the vendor took, exactly as typed, or nothing."""
+    daemon.on("POST /calls/call_1/resolve", call())
+
+    spent = cli("resolve", "call_1", "--spent", "12.50", "--note", "dashboard")
+    void = cli("resolve", "call_1", "--void", "--json")
+
+    assert (spent.exit_code, void.exit_code) == (0, 0)
+    assert daemon.asked[0].body == {"spent_usd": Decimal("12.50"), "note": "dashboard"}
+    assert daemon.asked[1].body == {"spent_usd": None}
+    assert "call_1" in spent.stdout
+    assert json.loads(void.stdout)["call_id"] == "call_1"
+
+
+@pytest.mark.parametrize("args", [(), ("--spent", "5", "--void"), ("--spent", "five"), ("--spent", "0")])
+def test_a_resolution_is_said_in_one_way(cli: Cli, daemon: PretendDaemon, args: tuple[str, ...]) -> None:
+    """Money is freed by no accident."""
+    result = cli("resolve", "call_1", *args)
+
+    assert result.exit_code == 2
+    assert not daemon.asked

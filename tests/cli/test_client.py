@@ -68,6 +68,8 @@ CALLS: dict[str, tuple[Callable[[Any], Any], Any]] = {
     "GET /tokens": (lambda c: c.tokens(), wire.TokenList(tokens=[token()])),
     "DELETE /tokens/tok_1": (lambda c: c.revoke_token("tok_1"), token()),
     "GET /spend": (lambda c: c.spend("day", start="2026-11-20T00:00:00Z"), [spent()]),
+    "GET /calls/call_1%2F": (lambda c: c.call("call_1/"), call()),
+    "POST /calls/call_1/resolve": (lambda c: c.resolve("call_1", Decimal("12.5"), "seen"), call()),
     "POST /sql": (lambda c: c.sql("SELECT 1"), wire.SqlReply(columns=["1"], rows=[[1]])),
     "GET /vendors": (lambda c: c.vendors(), wire.VendorList(vendors=[vendor()])),
     "GET /vendors/stripe": (lambda c: c.vendor("stripe"), vendor_detail()),

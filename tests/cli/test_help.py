@@ -11,7 +11,7 @@ from tests.cli.conftest import Cli
 
 COMMANDS = [
     "up", "down", "status", "logs", "issue", "keys", "show", "pause", "resume", "revoke", "run", "env",
-    "audit", "spend", "changes", "sql", "demo", "completion",
+    "audit", "explain", "resolve", "spend", "changes", "sql", "demo", "completion",
     "credential", "credential set", "credential list", "credential remove",
     "policy", "policy set", "policy apply", "policy list", "policy show", "policy remove",
     "tenant", "tenant set", "tenant list", "tenant show",

@@ -11,6 +11,7 @@ from typing import Any
 
 from kbctl import wire
 from kbctl.errors import Exit, KbctlError
+from kbctld.control.calls import CallHandlers
 from kbctld.control.door import Door
 from kbctld.control.handlers import Handlers
 from kbctld.control.keys import KeyHandlers
@@ -171,7 +172,6 @@ async def desk_in(folder: Path, clock: Clock | None = None) -> AsyncIterator[Des
         handlers = Handlers(
             vault=vault,
             credentials=credentials,
-            keys=keys,
             status=status,
             stop=lambda: 0,
             rotated=lambda _credential: None,
@@ -182,6 +182,7 @@ async def desk_in(folder: Path, clock: Clock | None = None) -> AsyncIterator[Des
         made = [
             *handlers.routes(),
             *keys.routes(),
+            *CallHandlers(vault, keys).routes(),
             *TierHandlers(vault).routes(),
             *Metrics(vault, tally, lambda: 0).routes(),
             *openapi.routes(),

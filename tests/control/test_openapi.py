@@ -90,8 +90,11 @@ def test_real_answers_are_as_it_says(folder: Path) -> None:
             _, permit = await allowed(desk.vault, grant)
             desk.vault.settle(grant, permit.attempt, Verdict.POSTED)
             await ask(desk.vault, grant, 10**9)
+            lost, permit = await allowed(desk.vault, grant)
+            desk.vault.settle(grant, permit.attempt, Verdict.SILENT)
             token = await desk.token(note="x")
             names = {
+                "call": lost.call_id,
                 "key": grant.key_id,
                 "name": "stripe:acme",
                 "token_id": token.token_id,
@@ -100,6 +103,7 @@ def test_real_answers_are_as_it_says(folder: Path) -> None:
             }
             gold = {"name": "gold", "daily_usd_cap": 5, "rate": "5/s", "loop": None, "param_rules": []}
             sent = {
+                "/calls/{call}/resolve": {"spent_usd": None},
                 "/policies": {"policies": [gold], "live": True},
                 "/policies/{policy}": {**gold, "daily_usd_cap": None},
                 "/tenants/{tenant}": {"daily_usd_cap": 2000, "rate": "5/s"},
@@ -129,7 +133,7 @@ def test_real_answers_are_as_it_says(folder: Path) -> None:
 async def refusals(desk: Desk, route: Route) -> list[Reply]:
     """Ways to be refused that every route has."""
     path = route.path.format(
-        key="nobody", name="nobody:%00", token_id="nobody", policy="nobody", tenant="a%2Fb"
+        call="call_0", key="nobody", name="nobody:%00", token_id="nobody", policy="nobody", tenant="a%2Fb"
     )
     body = b"{}" if route.takes is not None else None
     key = [(b"Authorization", b"Bearer " + mint(bytes(32)).encode())]

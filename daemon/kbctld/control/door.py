@@ -33,8 +33,8 @@ from kbctld.http1.server import Request
 log = logging.getLogger("kbctld.control")
 
 SEGMENTS = frozenset(
-    "vault vault_keys audit policies tenants credentials vendors spend sql changes tokens status healthz"
-    " metrics openapi.json shutdown".split()
+    "vault vault_keys audit calls policies tenants credentials vendors spend sql changes tokens status"
+    " healthz metrics openapi.json shutdown".split()
 )
 """First segments that are the operator API's; no vendor may be called so."""
 

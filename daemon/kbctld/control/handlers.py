@@ -1,4 +1,4 @@
-"""What operators can ask of the daemon itself: credentials, audit, status.
+"""What operators can ask of the daemon itself: credentials and status.
 
 What must stay true: a change is durable when its handler returns; a field that is not understood is an
 error that names it; the real secret goes in and never comes out.
@@ -10,13 +10,10 @@ from dataclasses import dataclass
 
 from kbctl import wire
 from kbctl.errors import KbctlError
-from kbctld.control.keys import KeyHandlers, next_page
-from kbctld.control.parameters import Flag, Moment, Text, Whole
 from kbctld.control.routes import Ask, Reply, Route
 from kbctld.control.terms import usage
 from kbctld.core.clock import rfc3339
 from kbctld.credentials import Credential, Credentials
-from kbctld.store import queries
 from kbctld.vault import Vault
 
 
@@ -25,7 +22,6 @@ class Handlers:
     """The handlers and what they work on.
 
     Attributes:
-        keys: finds the key that a filter names.
         status: makes the status report.
         stop: begins the shutdown; gives the calls in flight.
         rotated: told of each credential that was set.
@@ -34,7 +30,6 @@ class Handlers:
 
     vault: Vault
     credentials: Credentials
-    keys: KeyHandlers
     status: Callable[[], Awaitable[wire.Status]]
     stop: Callable[[], int]
     rotated: Callable[[Credential], None]
@@ -43,23 +38,6 @@ class Handlers:
     def routes(self) -> list[Route]:
         """Their part of the table."""
         return [
-            Route(
-                *("GET", "/audit", self.list_calls, "read", "Calls, newest first"),
-                gives=list[wire.Call],
-                query={
-                    "label_contains": Text("Whole segments of the key's label.", many=True),
-                    "tenant": Text("Calls of this tenant's keys."),
-                    "key": Text("Calls of this key: its id, or a unique beginning of it."),
-                    "vendor": Text("Calls to this vendor."),
-                    "denied": Flag("Only calls that were refused."),
-                    "unknown": Flag("Only calls whose outcome nobody knows yet."),
-                    "from": Moment("Calls at or after this time."),
-                    "to": Moment("Calls before this time."),
-                    "limit": Whole("Rows of a page.", 1, queries.LIMIT_MAX, 100),
-                    "before": Whole('The cursor of a page: follow `Link: rel="next"`.', 1, 2**62),
-                },
-                errors=(404,),
-            ),
             Route(
                 *("GET", "/credentials", self.list_credentials, "read", "Credentials, without the secrets"),
                 gives=wire.CredentialList,
@@ -115,36 +93,7 @@ class Handlers:
         self.removed(ask.parameters[0])
         return Reply(None)
 
-    # --- audit and status -----------------------------------------------------------------------
-
-    async def list_calls(self, ask: Ask) -> Reply:
-        await self.vault.journal.barrier()
-        reader = self.vault.journal.database.reader
-        tenant, labels = ask.text("tenant"), tuple(ask.query.get("label_contains", ()))
-        chosen: frozenset[int] | None = None
-        if tenant is not None or labels:
-            wanted_keys = queries.KeyFilter(tenant=tenant, labels=labels)
-            chosen = frozenset(await queries.key_numbers(reader, wanted_keys))
-        reference = ask.text("key")
-        if reference is not None:
-            number = frozenset({(await self.keys.named(reference)).no})
-            chosen = number if chosen is None else chosen & number
-        before = ask.text("before")
-        wanted = queries.CallFilter(
-            key_nos=chosen,
-            vendor=ask.text("vendor"),
-            denied=ask.text("denied") == "true",
-            unknown=ask.text("unknown") == "true",
-            from_ns=ask.moment("from"),
-            to_ns=ask.moment("to"),
-            before_no=None if before is None else int(before),
-            limit=int(ask.text("limit") or 100),
-        )
-        found, cursor = await queries.calls(reader, wanted)
-        fields: tuple[tuple[bytes, bytes], ...] = ()
-        if cursor is not None:
-            fields = ((b"Link", f'<{next_page("/audit", ask, cursor)}>; rel="next"'.encode()),)
-        return Reply(found, fields=fields)
+    # --- status -----------------------------------------------------------------------
 
     async def show_status(self, ask: Ask) -> Reply:
         return Reply(await self.status())

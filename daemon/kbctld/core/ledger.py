@@ -289,6 +289,17 @@ class Ledger:
             changes.append(Change(hold.row, Outcome.UNKNOWN, hold.nano))
         return changes
 
+    def resolve(self, hold: Hold, spent_nano: int | None) -> Change:
+        """End a hold that nobody knew the end of, by evidence from outside the exchange.
+
+        Args:
+            hold: one that is unknown, with no attempt under way.
+            spent_nano: what the vendor took; None where it took nothing.
+        """
+        if hold.outcome is not Outcome.UNKNOWN or hold.attempts:
+            raise LedgerError("a hold was resolved that is not unknown")
+        return self._void(hold) if spent_nano is None else self._post(hold, spent_nano)
+
     def forget_replays(self, before_ns: int) -> None:
         """Drop what is too old to be retried; the order of the table is by age."""
         old = []

@@ -398,6 +398,19 @@ _CALL_COLUMNS = """
 """
 
 
+async def calls_named(reader: aiosqlite.Connection, beginning: str) -> list[wire.Call]:
+    """The calls whose id is this, or begins so; two are enough to tell that there are several."""
+    # "~" sorts behind every letter and digit of an id.
+    sql = (
+        f"SELECT {_CALL_COLUMNS} FROM call AS c LEFT JOIN vault_key AS k ON k.no = c.key_no"  # noqa: S608
+        " WHERE c.call_id >= ? AND c.call_id < ? ORDER BY c.call_id LIMIT 2"
+    )
+    async with reader.execute(sql, (beginning, f"{beginning}~")) as cursor:
+        found = [_call(tuple(row)) async for row in cursor]
+    exact = [call for call in found if call.call_id == beginning]
+    return exact or found
+
+
 async def calls(reader: aiosqlite.Connection, wanted: CallFilter) -> tuple[list[wire.Call], int | None]:
     """One page of calls, newest first, and the cursor of the next page."""
     conditions, values = ["1"], list[Any]()
@@ -411,7 +424,7 @@ async def calls(reader: aiosqlite.Connection, wanted: CallFilter) -> tuple[list[
     if wanted.denied:
         conditions.append("c.policy_check_result != 'allowed'")
     if wanted.unknown:
-        conditions.append("c.outcome = 'unknown'")
+        conditions.append(f"c.{_OPEN} AND c.outcome = 'unknown' AND c.replay_of IS NULL")
     for bound, condition in (
         (wanted.from_ns, "c.ts_ns >= ?"),
         (wanted.to_ns, "c.ts_ns < ?"),
