@@ -1,12 +1,12 @@
 """Refusals as the vendor's SDK reads them: the code first, no retry, valid JSON."""
 
 import json
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
 from kbctld.core.refusal import STATUS, Code, Refusal
-from kbctld.core.vendor import read_vendor
+from kbctld.core.vendor import VendorFile, read_vendor
 from kbctld.proxy.answer import refusal_answer
 from tests.support.world import stripe
 
@@ -113,3 +113,54 @@ def test_the_type_follows_the_status(code: Code, kinds: dict[str, str]) -> None:
         vendor = read_vendor(FILE.replace('error_shape = "stripe"', f'error_shape = "{shape}"'))
         _, _, raw = refusal_answer(Refusal(code, "why"), vendor, "call_1", None)
         assert json.loads(raw)["error"]["type"] == kind
+
+
+# Where each shape has the text that SDKs put into str(error), and where the code stands beside it.
+PLACES: dict[str, tuple[list[str], list[str]]] = {
+    "stripe": (["error", "message"], ["error", "code"]),
+    "twilio": (["message"], ["details", "code"]),
+    "resend": (["message"], ["name"]),
+    "openai": (["error", "message"], ["error", "code"]),
+    "anthropic": (["error", "message"], ["kbctl", "code"]),
+}
+
+
+def test_every_shape_of_the_vocabulary_is_here() -> None:
+    """A vendor file with a shape that nobody has looked at would refuse in silence."""
+    assert set(PLACES) == set(SHAPES) == set(get_args(VendorFile.__annotations__["error_shape"]))
+
+
+@pytest.mark.parametrize("shape", PLACES)
+@pytest.mark.parametrize("code", Code)
+def test_every_code_in_every_shape(code: Code, shape: str) -> None:
+    """JSON; the message starts with the code; no SDK repeats it; no status that means something else."""
+    vendor = read_vendor(FILE.replace('error_shape = "stripe"', f'error_shape = "{shape}"'))
+    refusal = Refusal(code, "why it is so", "what to do", retry_after_s=36_000)
+    status, fields, raw = refusal_answer(refusal, vendor, "call_1", "vk_1")
+    body = json.loads(raw)
+    message, named = ((body[path[0]] if len(path) == 1 else body[path[0]][path[1]]) for path in PLACES[shape])
+    assert message == f"{code.value}: why it is so (what to do)"
+    assert named == code.value
+    given = dict(fields)
+    assert given[b"Content-Type"] == b"application/json"
+    assert given[b"Stripe-Should-Retry"] == given[b"x-should-retry"] == b"false"
+    assert given[b"Retry-After"] == b"36000"  # only ever together with both of those
+    assert given[b"Request-Id"] == b"call_1"
+    assert status not in (402, 408, 409, 500)
+    if status >= 500:
+        assert code in OURS_OR_THE_VENDOR_S, "a policy is no failure of a server"
+    if "statusCode" in body or "status" in body:
+        assert body.get("statusCode", body.get("status")) == status
+
+
+OURS_OR_THE_VENDOR_S = {
+    Code.CREDENTIAL_UNAVAILABLE,
+    Code.AUDIT_UNAVAILABLE,
+    Code.SHUTTING_DOWN,
+    Code.UPSTREAM_UNREACHABLE,
+    Code.UPSTREAM_TIMEOUT,
+    Code.UPSTREAM_INVALID,
+    Code.UPSTREAM_REDIRECT,
+    Code.SECRET_REFLECTED,
+}
+"""What went wrong between here and the vendor; everything else is a decision."""
