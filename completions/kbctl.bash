@@ -32,6 +32,8 @@ _kbctl() {
             COMPREPLY=($(compgen -W "none" -- "$cur")); return ;;
         "kbctl issue --on-loop")
             COMPREPLY=($(compgen -W "deny pause" -- "$cur")); return ;;
+        "kbctl issue --duplicates")
+            COMPREPLY=($(compgen -W "flag refuse none" -- "$cur")); return ;;
         "kbctl issue --ttl")
             COMPREPLY=($(compgen -W "never" -- "$cur")); return ;;
         "kbctl issue --tenant"|"kbctl issue --vendor"|"kbctl issue --allow"|"kbctl issue --deny"|"kbctl issue --param"|"kbctl issue --policy"|"kbctl issue --parent"|"kbctl issue --label"|"kbctl issue --meta"|"kbctl issue --credential")
@@ -56,6 +58,8 @@ _kbctl() {
             COMPREPLY=($(compgen -W "none" -- "$cur")); return ;;
         "kbctl run --on-loop")
             COMPREPLY=($(compgen -W "deny pause" -- "$cur")); return ;;
+        "kbctl run --duplicates")
+            COMPREPLY=($(compgen -W "flag refuse none" -- "$cur")); return ;;
         "kbctl run --ttl")
             COMPREPLY=($(compgen -W "never" -- "$cur")); return ;;
         "kbctl run --tenant"|"kbctl run --vendor"|"kbctl run --allow"|"kbctl run --deny"|"kbctl run --param"|"kbctl run --policy"|"kbctl run --parent"|"kbctl run --label"|"kbctl run --meta"|"kbctl run --credential")
@@ -74,6 +78,8 @@ _kbctl() {
             COMPREPLY=($(compgen -W "none" -- "$cur")); return ;;
         "kbctl env --on-loop")
             COMPREPLY=($(compgen -W "deny pause" -- "$cur")); return ;;
+        "kbctl env --duplicates")
+            COMPREPLY=($(compgen -W "flag refuse none" -- "$cur")); return ;;
         "kbctl env --ttl")
             COMPREPLY=($(compgen -W "never" -- "$cur")); return ;;
         "kbctl env --format")
@@ -106,6 +112,8 @@ _kbctl() {
             COMPREPLY=($(compgen -W "none" -- "$cur")); return ;;
         "kbctl policy set --on-loop")
             COMPREPLY=($(compgen -W "deny pause" -- "$cur")); return ;;
+        "kbctl policy set --duplicates")
+            COMPREPLY=($(compgen -W "flag refuse none" -- "$cur")); return ;;
         "kbctl policy set --ttl")
             COMPREPLY=($(compgen -W "never" -- "$cur")); return ;;
         "kbctl policy set --vendor"|"kbctl policy set --allow"|"kbctl policy set --deny"|"kbctl policy set --param")
@@ -144,7 +152,7 @@ _kbctl() {
             options="--follow -f --lines -n --help -h"
             words="" ;;
         "kbctl issue")
-            options="--tenant --cap --total-cap --call-cap --vendor --allow --deny --param --requests --rate --loop --on-loop --ttl --policy --override --parent --label --meta --stamp --credential --json --help -h"
+            options="--tenant --cap --total-cap --call-cap --vendor --allow --deny --param --requests --rate --loop --on-loop --duplicates --ttl --policy --override --parent --label --meta --stamp --credential --json --help -h"
             words="" ;;
         "kbctl keys")
             options="--tenant --label --status --json --jsonl --csv --help -h"
@@ -162,13 +170,13 @@ _kbctl() {
             options="--tenant --label --all --abort --yes -y --json --help -h"
             words="" ;;
         "kbctl run")
-            options="--tenant --cap --total-cap --call-cap --vendor --allow --deny --param --requests --rate --loop --on-loop --ttl --policy --override --parent --label --meta --stamp --credential --no-shim --quiet -q --help -h"
+            options="--tenant --cap --total-cap --call-cap --vendor --allow --deny --param --requests --rate --loop --on-loop --duplicates --ttl --policy --override --parent --label --meta --stamp --credential --no-shim --quiet -q --help -h"
             words="" ;;
         "kbctl env")
-            options="--tenant --cap --total-cap --call-cap --vendor --allow --deny --param --requests --rate --loop --on-loop --ttl --policy --override --parent --label --meta --stamp --credential --issue --format --help -h"
+            options="--tenant --cap --total-cap --call-cap --vendor --allow --deny --param --requests --rate --loop --on-loop --duplicates --ttl --policy --override --parent --label --meta --stamp --credential --issue --format --help -h"
             words="" ;;
         "kbctl audit")
-            options="--label --tenant --key --vendor --denied --unknown --since --from --to --limit --follow -f --json --jsonl --csv --help -h"
+            options="--label --tenant --key --vendor --denied --unknown --duplicates --since --from --to --limit --follow -f --json --jsonl --csv --help -h"
             words="" ;;
         "kbctl explain")
             options="--json --help -h"
@@ -207,7 +215,7 @@ _kbctl() {
             options="--help -h"
             words="set apply list show remove" ;;
         "kbctl policy set")
-            options="--cap --total-cap --call-cap --vendor --allow --deny --param --requests --rate --loop --on-loop --ttl --stamp --live --json --help -h"
+            options="--cap --total-cap --call-cap --vendor --allow --deny --param --requests --rate --loop --on-loop --duplicates --ttl --stamp --live --json --help -h"
             words="" ;;
         "kbctl policy apply")
             options="--live --dry-run --json --help -h"

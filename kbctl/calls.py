@@ -50,6 +50,7 @@ class AuditFilter:
     vendor: str | None = None
     denied: bool = False
     unknown: bool = False
+    duplicates: bool = False
     start: str | None = None
     end: str | None = None
     limit: int | None = None
@@ -216,6 +217,7 @@ def audit(wanted: AuditFilter) -> Call[list[wire.Call]]:
         vendor=wanted.vendor,
         denied="true" if wanted.denied else None,
         unknown="true" if wanted.unknown else None,
+        duplicates="true" if wanted.duplicates else None,
         start=wanted.start,
         to=wanted.end,
         limit=_page_size(wanted.limit),

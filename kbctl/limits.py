@@ -30,10 +30,11 @@ class Said(TypedDict, total=False):
     deny: Sequence[str] | None
     param: Sequence[str] | None
     requests: int | str | None
-    """A day; ``"none"`` or None for no limit, as for the next two."""
+    """A day; ``"none"`` or None for no limit, as for a rate, a loop and duplicates."""
     rate: str | None
     loop: str | None
     on_loop: str | None
+    duplicates: str | None
     ttl: str | None
     label: str | None
     metadata: Mapping[str, str] | None
@@ -93,6 +94,10 @@ def _on_loop(shown: str, value: Any) -> str:
     return values.choice(shown, _text(shown, value), ("deny", "pause"))
 
 
+def _duplicates(shown: str, value: Any) -> str:
+    return values.duplicates(shown, _text(shown, value))
+
+
 def _ttl(shown: str, value: Any) -> str:
     return values.ttl(shown, _text(shown, value))
 
@@ -115,6 +120,7 @@ _LIMITS: Final = {
     "rate": _Limit("rate", _rate, "5/s", can_be_none=True),
     "loop": _Limit("loop", _loop, "20/1m", can_be_none=True),
     "on_loop": _Limit("on_loop", _on_loop, "pause"),
+    "duplicates": _Limit("duplicates", _duplicates, "refuse/10m", can_be_none=True),
     "ttl": _Limit("expires_in", _ttl, "2h"),
     "stamp": _Limit("stamp", _flag, True),
 }

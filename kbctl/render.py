@@ -54,7 +54,7 @@ Cell = Text | str
 
 _POLICY_FIELDS: Final = [field.name for field in msgspec.structs.fields(wire.Limits)]
 _POLICY_COLUMNS: Final = ("daily_usd_cap", "total_usd_cap", "call_usd_cap", "daily_requests", "rate")
-_CAN_BE_NONE: Final = (*_POLICY_COLUMNS, "loop")
+_CAN_BE_NONE: Final = (*_POLICY_COLUMNS, "loop", "duplicates")
 _GUIDE: Final = 4  # cells of a branch of a tree
 _LABEL_LEAST: Final = 10
 
@@ -649,6 +649,9 @@ def _rules(key: wire.Key) -> Sequence[tuple[str, Cell]]:
         rows.append(("rate", key.rate))
     if key.loop:
         rows.append(("loop", f"the same request {key.loop}, then {key.on_loop or 'deny'}"))
+    if key.duplicates:
+        action, _, window = key.duplicates.partition("/")
+        rows.append(("duplicates", f"{action} what spends just as another call did within {window}"))
     if key.stamp:
         rows.append(("stamp", "key and run are written into the vendor's metadata"))
     return rows
@@ -1108,6 +1111,7 @@ def explained(call: wire.Call) -> None:
         ("vendor id", call.vendor_request_id),
         ("idempotency", call.idempotency_key),
         ("retry of", call.replay_of),
+        ("repeats", call.duplicate_of),
         ("sent to", call.upstream),
     ):
         if value:
@@ -1123,6 +1127,8 @@ def explained(call: wire.Call) -> None:
 def _next_steps(call: wire.Call) -> list[str]:
     if call.replay_of:
         return [f"kbctl explain {call.replay_of}, for the call that holds the money"]
+    if call.duplicate_of and call.outcome == "refused":
+        return [f"kbctl explain {call.duplicate_of}, for the call that spends just so"]
     if call.outcome == "unknown":
         return [
             "No answer came back: the vendor may have done it, so its money stays held. If you know:",
@@ -1151,7 +1157,7 @@ def _result(call: wire.Call) -> Text:
     if call.policy_check_result != "allowed":
         more = f" x{call.folded + 1:,}" if call.folded else ""
         return _styled(call.policy_check_result + more, _RED)
-    again = " again" if call.replay_of else ""
+    again = " again" if call.replay_of else " duplicate?" if call.duplicate_of else ""
     return _styled(call.outcome + again, _OUTCOME_STYLES.get(call.outcome, ""))
 
 

@@ -105,6 +105,9 @@ class Limits(Request):
     """``20/1m``: the same request at most so often in so long."""
     on_loop: str | None = None
     """``deny`` that request, or ``pause`` the key until an operator resumes it; deny when left out."""
+    duplicates: str | UnsetType | None = UNSET
+    """``flag/10m`` or ``refuse/10m``: what is done with a call that spends money just as another of the same
+    tenant, or of the same family of keys, did within so long; ``flag/10m`` when nothing says."""
     expires_in: str | None = None
     """``30m``, ``2h``, ``7d`` or ``never``; 24h when nothing says."""
     stamp: bool | None = None
@@ -158,6 +161,7 @@ class Key(Reply, kw_only=True):
     rate: str | None = None
     loop: str | None = None
     on_loop: str | None = None
+    duplicates: str | None = None
     stamp: bool = False
     agent_run_label: str
     metadata: dict[str, str]
@@ -228,6 +232,8 @@ class KeySelf(Reply):
     expires_at: str | None
     agent_run_label: str
     metadata: dict[str, str]
+    duplicates: str | None = None
+    """The strictest that applies."""
 
 
 class RevokeRequest(Request):
@@ -540,6 +546,7 @@ class Call(Reply):
     outcome: str
     """``pending``, ``posted``, ``voided``, ``unknown`` or ``refused``."""
     replay_of: str | None
+    """The first call, where this is a retry of it."""
     policy_check_result: str
     """``allowed`` or the refusal's code."""
     reason: str | None
@@ -555,6 +562,8 @@ class Call(Reply):
     """Set only where the vendor's own origin was overridden: ``INSECURE http://127.0.0.1:9000``."""
     folded: int
     """Further refusals of the same kind that this row stands for."""
+    duplicate_of: str | None = None
+    """The earlier call that spent money just so, where this one is a suspected duplicate."""
 
 
 class ResolveRequest(Request):

@@ -32,6 +32,7 @@ from kbctld import __version__, sandbox
 from kbctld.config import (
     Config,
     read_config,
+    read_namespaces,
     read_prices,
     read_rates,
     read_upstreams,
@@ -109,8 +110,9 @@ async def _live(options: Options, report: "Reporter") -> int:
     rates = read_rates(home, config)
     prices = read_prices(home, config, vendors)
     vendor_rates = read_vendor_rates(home, config, vendors)
+    apart = read_namespaces(home, config, vendors)
     lock = _take_lock(home)
-    app = App(options, config, vendors, rates, vendor_rates, prices)
+    app = App(options, config, vendors, rates, vendor_rates, prices, apart)
     try:
         await app.start(overridden)
         # What the start made stays: looking through it for garbage would only hold up calls.
@@ -136,6 +138,7 @@ class App:
         rates: Rates,
         vendor_rates: dict[str, dict[RateClass, Rate]],
         prices: Prices,
+        apart: frozenset[str] = frozenset(),
     ) -> None:
         self.options = options
         self.config = config
@@ -143,6 +146,7 @@ class App:
         self.rates = rates
         self.prices = prices
         self.vendor_rates = vendor_rates
+        self.apart = apart
         self.stopped = asyncio.Event()
         self.proxy_url = ""
         self._home = options.home
@@ -194,6 +198,7 @@ class App:
             own_hosts=_own_hosts(self._port),
             overridden=self._overridden,
             rates={name: self._rates_of(vendor) for name, vendor in self.vendors.items()},
+            apart=self.apart,
             busy_per_key=self.config.limits.in_flight_per_key,
             turn_s=self.config.limits.turn_s,
         )

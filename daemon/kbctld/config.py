@@ -76,6 +76,13 @@ class UpstreamConfig(Struct, forbid_unknown_fields=True):
     connections: Annotated[int, Meta(ge=1, le=100_000)] = 256
 
 
+class IdempotencyConfig(Struct, forbid_unknown_fields=True):
+    """Whose idempotency keys a vendor's account tells apart."""
+
+    namespace: Literal["account", "tenant"] = "account"
+    """``tenant``: the same key of two tenants is two keys, also where they share a credential."""
+
+
 class Config(Struct, forbid_unknown_fields=True):
     """All of ``config.toml``."""
 
@@ -92,7 +99,8 @@ class Config(Struct, forbid_unknown_fields=True):
     """What a vendor takes of one account; wins over the vendor file and holds wherever it is."""
     vendor_prices: dict[str, PriceTable] = {}
     """What a vendor takes for a mail, a segment, a minute; each wins over the vendor file's."""
-
+    idempotency: dict[str, IdempotencyConfig] = {}
+    """By vendor."""
     model_prices: dict[str, TokenDollars] = {}
     """What a model's tokens cost, by ``vendor/model``; wins over the vendor file and the bundled table."""
 
@@ -225,6 +233,20 @@ def read_vendor_rates(
     return found
 
 
+def read_namespaces(home: Home, config: Config, vendors: dict[str, Vendor]) -> frozenset[str]:
+    """The vendors at whom every tenant has idempotency keys of its own.
+
+    Raises:
+        KbctlError: exit status 2, for a vendor that is none or that knows no such keys.
+    """
+    able = {name for name, vendor in vendors.items() if vendor.file.idempotency is not None}
+    for name in config.idempotency:
+        if name not in able:
+            takes = ", ".join(sorted(able))
+            raise _wrong(home.config, f"`idempotency` names {name!r}; it takes some of {takes}")
+    return frozenset(name for name, entry in config.idempotency.items() if entry.namespace == "tenant")
+
+
 def read_prices(home: Home, config: Config, vendors: dict[str, Vendor]) -> Prices:
     """The prices of language models, the operator's own among them.
 
@@ -318,6 +340,8 @@ def _floats(plain: dict[str, Any]) -> dict[str, Any]:
 def _explain(text: str) -> str:
     if "unknown field" in text:
         return f"{text}; keys are {', '.join(Config.__struct_fields__)}, and those of their sections"
+    if "$.idempotency" in text:
+        return f"{text}; `[idempotency.stripe] namespace` takes account or tenant"
     if "$.secrets.backend" in text:
         return f"{text}; it takes os-keyring, systemd-credential, passphrase or keyfile"
     return text

@@ -32,6 +32,7 @@ from kbctld.core.cost import Price, Remembered
 from kbctld.core.entry import EntryError, read_entry
 from kbctld.core.grant import Grant, label_matches
 from kbctld.core.ledger import (
+    TWINS_MAX,
     Account,
     Attempt,
     Change,
@@ -187,6 +188,8 @@ class Vault:
         self._last_no = await queries.last_key_no(reader)
         self.policies = await queries.policies(reader)
         await self._enter(await self._kept((), await queries.keys_with_open_holds(reader)))
+        for twin in await queries.done_since(reader, self.now_ns() - _RETRY_MEMORY_NS, TWINS_MAX):
+            self.ledger.remember_twin(_done(twin))
 
     async def close(self) -> None:
         await self.journal.close()
@@ -684,12 +687,17 @@ class Vault:
             row.replay_of = verdict.replay_of
             row.amount_nano = 0 if verdict.replay_of else verdict.attempt.hold.nano
             row.request_digest, row.replay_digest = request.digest, request.replay
+            row.fingerprint = None if verdict.replay_of else verdict.attempt.hold.fingerprint
+            if verdict.repetition is not None:
+                row.duplicate_of = verdict.repetition.earlier.call_id
+                row.reason = f"{Code.SUSPECTED_DUPLICATE}: {verdict.repetition.sentence}"
             row.scopes = tuple(scope.name for scope in grant.scopes)
             if request.replay is not None:
                 self._grown()  # it stays for as long as it may be retried
         else:
             row.requested_nano = verdict.requested_nano
             row.currency, row.amount_minor = verdict.currency, verdict.amount_minor
+            row.duplicate_of = verdict.facts.get("duplicate_of")
             if verdict.code is Code.LOOP_DETECTED:
                 self._note_pauses(grant)
         row.usage_after_nano = grant.scope.account.used(day_of(row.ts_ns))
@@ -851,7 +859,7 @@ class Vault:
         deny = tuple(read_entry(text, vendors) for text in limits.deny)
         rules = tuple(read_rule(text, vendors) for text in limits.rules)
         grant.vendors, grant.allow, grant.deny, grant.rules = limits.vendors or (), allow, deny, rules
-        grant.stamp, grant.loop = limits.stamp, limits.loop
+        grant.stamp, grant.loop, grant.duplicates = limits.stamp, limits.loop, limits.duplicates
         _limit_scope(grant.scope, limits, self._tick_ns())
         grant.scope.set_loop(limits.loop)
 
@@ -908,7 +916,27 @@ def _stored_hold(row: Mapping[str, Any], grant: Grant) -> Hold:
         request=row["request_digest"] or b"",
         replay=row["replay_digest"],
         held_ns=call.ts_ns,
+        fingerprint=None if posted else row["fingerprint"],  # of those that were done, see ``load``
+        idempotency_key=row["idempotency_key"],
         outcome=Outcome.POSTED if posted else Outcome.PENDING,
+        attempts=0,
+    )
+
+
+def _done(row: Mapping[str, Any]) -> Hold:
+    """What is kept of a call that was done, for whoever asks for the same."""
+    return Hold(
+        row=None,
+        call_id=row["call_id"],
+        accounts=(),
+        day=0,
+        nano=0,
+        request=b"",
+        replay=None,
+        held_ns=row["ts_ns"],
+        fingerprint=row["fingerprint"],
+        idempotency_key=row["idempotency_key"],
+        outcome=Outcome.POSTED,
         attempts=0,
     )
 

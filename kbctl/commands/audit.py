@@ -31,6 +31,7 @@ def audit(
     vendor: Annotated[str | None, typer.Option(metavar="V", help="Only to this vendor.")] = None,
     denied: Annotated[bool, typer.Option("--denied", help="Only what was refused.")] = False,
     unknown: Annotated[bool, typer.Option("--unknown", help="Only what has no known outcome.")] = False,
+    duplicates: Annotated[bool, typer.Option("--duplicates", help="Only suspected duplicates.")] = False,
     since: Annotated[str | None, typer.Option(metavar="1h", help="How far back: 30m, 2h, 7d.")] = None,
     start: Annotated[
         str | None, typer.Option("--from", metavar="TIME", help="Only from then on (UTC).")
@@ -63,6 +64,7 @@ def audit(
         vendor=vendor,
         denied=denied,
         unknown=unknown,
+        duplicates=duplicates,
         start=began,
         end=ended,
         limit=limit,

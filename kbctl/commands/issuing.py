@@ -26,6 +26,7 @@ def said(
     rate: options.Rate = None,
     loop: options.Loop = None,
     on_loop: options.OnLoop = None,
+    duplicates: options.Duplicates = None,
     ttl: options.Ttl = None,
     policy: Annotated[
         str | None, typer.Option(metavar="P", help="Its limits; what else is said may only tighten them.")
@@ -60,6 +61,7 @@ def said(
         rate=rate,
         loop=loop,
         on_loop=on_loop,
+        duplicates=duplicates,
         ttl=ttl,
         stamp=stamp or None,
     )

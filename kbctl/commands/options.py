@@ -33,6 +33,13 @@ OnLoop = Annotated[
     str | None,
     typer.Option(metavar="deny|pause", help="Beyond it: deny that request, or pause the key."),
 ]
+Duplicates = Annotated[
+    str | None,
+    typer.Option(
+        metavar="flag|refuse|none",
+        help="A call that spends just as another did so soon before: refuse/1h. [default: flag/10m]",
+    ),
+]
 Ttl = Annotated[str | None, typer.Option(metavar="2h|never", help="How long it lives. [default: 24h]")]
 Stamp = Annotated[bool, typer.Option("--stamp", help="Write key and run into the vendor's own metadata.")]
 Live = Annotated[bool, typer.Option("--live", help="Change the live keys of the policy, too.")]

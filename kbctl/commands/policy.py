@@ -62,6 +62,7 @@ def set_(
     rate: options.Rate = None,
     loop: options.Loop = None,
     on_loop: options.OnLoop = None,
+    duplicates: options.Duplicates = None,
     ttl: options.Ttl = None,
     stamp: options.Stamp = False,
     live: options.Live = False,
@@ -91,6 +92,7 @@ def set_(
         rate=rate,
         loop=loop,
         on_loop=on_loop,
+        duplicates=duplicates,
         ttl=ttl,
         stamp=stamp or None,
     )

@@ -19,6 +19,7 @@ _USD = re.compile(r"[0-9]{1,10}(?:\.[0-9]{1,9})?", re.ASCII)
 _COUNT = re.compile(r"[0-9]{1,10}", re.ASCII)
 _RATE = re.compile(r"[1-9][0-9]{0,6}/[smh]", re.ASCII)
 _LOOP = re.compile(r"[1-9][0-9]{0,6}/([1-9][0-9]{0,6}[smhd])", re.ASCII)
+_DUPLICATES = re.compile(r"(?:flag|refuse)(?:/([1-9][0-9]{0,5}[smh]))?", re.ASCII)
 _DURATION = re.compile(r"([1-9][0-9]{0,6})([smhd])", re.ASCII)
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 _TIME = re.compile(
@@ -91,6 +92,19 @@ def loop(option: str, text: str) -> str:
     if not match:
         raise bad_value(f"{option} {text!r} is not a number, a slash and a duration", f"{option} 20/1m")
     duration(option, match[1])
+    return text
+
+
+def duplicates(option: str, text: str) -> str:
+    """``flag`` or ``refuse``, and within how long: ``refuse/10m``."""
+    match = _DUPLICATES.fullmatch(text)
+    if not match:
+        raise bad_value(
+            f"{option} {text!r} is not flag or refuse, or one of them with a slash and a duration",
+            f"{option} refuse/10m",
+        )
+    if match[1] and duration(option, match[1]) > timedelta(days=1):
+        raise bad_value(f"{option} {text!r} is longer than 24h", f"{option} refuse/24h")
     return text
 
 

@@ -33,7 +33,16 @@ def test_filters(cli: Cli, daemon: PretendDaemon) -> None:
             "stripe",
             "--denied",
         ),
-        *("--unknown", "--from", "2026-11-20", "--to", "2026-11-21T09:30+01:00", "--limit", "7"),
+        *(
+            "--unknown",
+            "--duplicates",
+            "--from",
+            "2026-11-20",
+            "--to",
+            "2026-11-21T09:30+01:00",
+            "--limit",
+            "7",
+        ),
     )
 
     assert dict(daemon.asked[0].query) == {"limit": "50"}
@@ -44,6 +53,7 @@ def test_filters(cli: Cli, daemon: PretendDaemon) -> None:
         "vendor": "stripe",
         "denied": "true",
         "unknown": "true",
+        "duplicates": "true",
         "from": "2026-11-20T00:00:00.000000Z",
         "to": "2026-11-21T08:30:00.000000Z",
         "limit": "7",
@@ -88,6 +98,7 @@ def test_rows(cli: Cli, daemon: PretendDaemon) -> None:
         denied(requested_usd=None, policy_check_result="endpoint_not_allowed", reason="not this one"),
         call(outcome="unknown"),
         call(outcome="posted", replay_of="call_1"),
+        call(outcome="posted", duplicate_of="call_1"),
         call(vault_key_id=None, tenant=None, method=None, endpoint=None, policy_check_result="key_missing"),
     ]
     daemon.on("GET /audit", rows)
@@ -102,6 +113,7 @@ def test_rows(cli: Cli, daemon: PretendDaemon) -> None:
             "-    $0.00  endpoint_not_allowed  not this one",
             "$120.00  $120.00  unknown",
             "posted again",
+            "posted duplicate?",
             "-              -       ? ?",
         ],
         strict=True,

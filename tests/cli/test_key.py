@@ -40,6 +40,7 @@ def test_issue_sends_every_limit(cli: Cli, daemon: PretendDaemon) -> None:
             "refunds.create",
         ),
         *("--deny", "GET /v1/*", "--ttl", "2h", "--label", "run/42", "--meta", "a=1", "--meta", "b=x=y"),
+        *("--duplicates", "refuse/1h"),
         *(
             "--credential",
             "stripe:eu",
@@ -70,6 +71,7 @@ def test_issue_sends_every_limit(cli: Cli, daemon: PretendDaemon) -> None:
         "rate": "5/s",
         "loop": "20/1m",
         "on_loop": "pause",
+        "duplicates": "refuse/1h",
         "policy": "free",
         "override": True,
         "parent_vault_key": "vk_1",

@@ -28,6 +28,7 @@ param_rules = ["customer in cus_1,cus_2"]
 daily_requests = 1000
 loop = "none"
 on_loop = "pause"
+duplicates = "refuse"
 expires_in = "never"
 stamp = true
 """
@@ -48,6 +49,7 @@ ENTRIES = [
         "daily_requests": 1000,
         "loop": None,
         "on_loop": "pause",
+        "duplicates": "refuse",
         "expires_in": "never",
         "stamp": True,
     },

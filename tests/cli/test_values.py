@@ -146,3 +146,14 @@ def test_pairs() -> None:
     for wrong in (["a"], ["=1"], ["a=1", "a=2"]):
         with pytest.raises(KbctlError):
             values.pairs("--meta", wrong)
+
+
+def test_duplicates() -> None:
+    """What to do with one, and within how long, up to a day."""
+    for text in ("flag", "refuse", "flag/30s", "refuse/10m", "refuse/24h"):
+        assert values.duplicates("--duplicates", text) == text
+    for text in ("", "deny", "refuse/", "refuse/0m", "refuse/1d", "REFUSE", "refuse/25h", "flag/86401s"):
+        with pytest.raises(KbctlError) as refused:
+            values.duplicates("--duplicates", text)
+        assert "--duplicates refuse/" in refused.value.remedy
+        assert refused.value.exit_status is Exit.USAGE

@@ -228,9 +228,13 @@ def request(
     known: Mapping[str, Remembered] | None = None,
     digest: bytes = b"request",
     replay: bytes | None = None,
+    fingerprint: bytes | None = None,
+    idempotency_key: str | None = None,
 ) -> Request:
     """What the body and headers of an attempt say."""
-    return Request(read_form(body.encode()), known or {}, digest, digest, replay)
+    return Request(
+        read_form(body.encode()), known or {}, digest, digest, replay, fingerprint, idempotency_key
+    )
 
 
 @dataclass

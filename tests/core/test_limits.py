@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kbctld.core.duplicates import read_duplicates
 from kbctld.core.entry import read_entry
 from kbctld.core.grant import Grant
 from kbctld.core.ledger import Ledger
@@ -114,6 +115,28 @@ def test_law_9_a_rate_that_is_no_wider_lets_no_more_through(
     child, base = read_rate(f"{count}/{unit}"), read_rate(f"{most}/{most_unit}")
     fits = all(through(child, s) <= through(base, s) for s in (0, 1, 59, 60, 3600, 10**6))
     assert wider("rate", child, base) is not fits
+
+
+@pytest.mark.parametrize(
+    ("value", "bound", "yes"),
+    [
+        ("flag/10m", None, False),
+        (None, None, False),
+        (None, "flag/10m", True),
+        ("flag/10m", "flag/10m", False),
+        ("refuse/10m", "flag/10m", False),
+        ("refuse/9m", "flag/10m", True),
+        ("flag/1h", "refuse/10m", True),
+        ("refuse/1h", "refuse/10m", False),
+        ("refuse/1m", "refuse/10m", True),
+    ],
+)
+def test_law_9_duplicates_are_wider_when_less_of_them_is_seen_or_less_is_done(
+    value: str | None, bound: str | None, yes: bool
+) -> None:
+    """A shorter window, a flag where it was a refusal, or none at all."""
+    said, most = (None if text is None else read_duplicates(text) for text in (value, bound))
+    assert wider("duplicates", said, most) is yes
 
 
 @pytest.mark.parametrize(

@@ -456,7 +456,7 @@ def test_L15_a_total_cap_refusal_names_the_same_and_promises_no_reset() -> None:
 
 @pytest.mark.parametrize(
     ("seconds", "wait"),
-    [(90, "1 min 30 s"), (3_599, "59 min 59 s"), (3_600, "1 h 0 min"), (5_459, "1 h 30 min")],
+    [(59, "59 s"), (90, "1 min 30 s"), (3_599, "59 min 59 s"), (3_600, "1 h 0 min"), (5_459, "1 h 30 min")],
 )
 def test_a_wait_is_told_in_hours_or_in_minutes(seconds: int, wait: str) -> None:
     """Close to midnight the sentence counts minutes and seconds."""

@@ -21,6 +21,7 @@ DOCUMENTED = """
 403 param_not_allowed
 400 amount_unknown
 403 call_cap_exceeded
+403 suspected_duplicate
 429 rate_limited
 429 request_budget_exhausted
 429 loop_detected

@@ -12,6 +12,7 @@ from kbctl.paths import Home
 from kbctld.config import (
     Config,
     read_config,
+    read_namespaces,
     read_rates,
     read_upstreams,
     read_vendor_rates,
@@ -47,7 +48,9 @@ def place(folder: Path, name: str, text: str | bytes) -> Home:
 def read(home: Home) -> None:
     """All that a start reads."""
     config = read_config(home)
-    read_vendor_rates(home, config, read_vendors(home, config))
+    vendors = read_vendors(home, config)
+    read_vendor_rates(home, config, vendors)
+    read_namespaces(home, config, vendors)
     read_rates(home, config)
 
 
@@ -110,6 +113,10 @@ WRONG_CONFIGS: list[tuple[str | bytes, str]] = [
     ('[vendor_rates.stripe]\ndelete = "1/s"', "unknown field `delete`"),
     ("[vendor_rates.stripe]\nread = 25", "`$.vendor_rates[...].read`"),
     ('vendor_rates = "25/s"', "`$.vendor_rates`"),
+    ('[idempotency.strype]\nnamespace = "tenant"', "`idempotency` names 'strype'; it takes some of resend"),
+    ('[idempotency.twilio]\nnamespace = "tenant"', "`idempotency` names 'twilio'; it takes some of resend"),
+    ('[idempotency.stripe]\nnamespace = "key"', "`[idempotency.stripe] namespace` takes account or tenant"),
+    ('[idempotency.stripe]\nname = "tenant"', "unknown field `name`"),
     ('[vendor_prices.strype]\nper_mail_usd = "1"', "`vendor_prices` names 'strype'; it takes some of "),
     ('[vendor_prices.stripe]\nper_mail_usd = "1"', "nothing of stripe is sold by count"),
     ('[vendor_prices.resend]\nper_mail_usd = "0"', "`vendor_prices.resend.per_mail_usd` takes US dollars"),
@@ -208,6 +215,16 @@ def test_rates_of_vendors_are_read_by_class(folder: Path) -> None:
     assert read_vendor_rates(home, config, vendors) == {"stripe": {"write": read_rate("25/s")}}
     assert read_vendor_rates(home, Config(), vendors) == {}
     assert vendors["stripe"].rates == {"read": read_rate("100/s"), "write": read_rate("100/s")}
+
+
+def test_idempotency_keys_are_kept_apart_where_it_is_said(folder: Path) -> None:
+    """By vendor; nowhere when nothing is said."""
+    text = '[idempotency.stripe]\nnamespace = "tenant"\n[idempotency.resend]\nnamespace = "account"\n'
+    home = place(folder, "config.toml", text)
+    config = read_config(home)
+    vendors = read_vendors(home, config)
+    assert read_namespaces(home, config, vendors) == {"stripe"}
+    assert read_namespaces(home, Config(), vendors) == frozenset()
 
 
 def test_prices_of_vendors_are_replaced_one_by_one(folder: Path) -> None:

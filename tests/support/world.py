@@ -202,6 +202,7 @@ async def open_world(
     ca_file: Path | None = None,
     vendor: Vendor | None = None,
     rates: Mapping[RateClass, Rate] | None = None,
+    apart: frozenset[str] = frozenset(),
     busy_per_key: int = 256,
     turn_s: float = 10.0,
 ) -> AsyncIterator[World]:
@@ -231,6 +232,7 @@ async def open_world(
                 ca_file=ca_file,
                 vendor=own,
                 rates=rates,
+                apart=apart,
                 busy_per_key=busy_per_key,
                 turn_s=turn_s,
             ) as world,
@@ -269,6 +271,7 @@ async def open_world(
         own_hosts=hosts,
         overridden={},
         rates=dict.fromkeys(files, rates or {}),
+        apart=apart,
         busy_per_key=busy_per_key,
         turn_s=turn_s,
     )

@@ -335,6 +335,8 @@ class KeyHandlers:
         deny = dict.fromkeys(entry.text for holder in lineage for entry in holder.deny)
         buckets = [scope.bucket for scope in scopes if scope.bucket is not None]
         tightest = min(buckets, key=lambda bucket: bucket.left(tick_ns), default=None)
+        watched = [holder.duplicates for holder in lineage if holder.duplicates is not None]
+        strictest = max(watched, key=lambda each: (each.action == "refuse", each.window_ns), default=None)
         loops = [holder.loop.text for holder in lineage if holder.loop is not None]
         expiries = [holder.expires_ns for holder in lineage if holder.expires_ns is not None]
         myself = wire.KeySelf(
@@ -354,6 +356,7 @@ class KeyHandlers:
             rate=None if tightest is None else tightest.rate.text,
             rate_left=None if tightest is None else tightest.left(tick_ns),
             loop=loops[0] if loops else None,
+            duplicates=strictest.text if strictest else None,
             expires_at=rfc3339(min(expiries)) if expiries else None,
             agent_run_label=grant.label,
             metadata=dict(grant.metadata),
@@ -517,6 +520,7 @@ class KeyHandlers:
             rate=None if scope.bucket is None else scope.bucket.rate.text,
             loop=None if grant.loop is None else grant.loop.text,
             on_loop=None if grant.loop is None else grant.loop.action,
+            duplicates=None if grant.duplicates is None else grant.duplicates.text,
             stamp=grant.stamp,
             agent_run_label=grant.label,
             metadata=dict(grant.metadata),

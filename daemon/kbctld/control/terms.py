@@ -15,6 +15,7 @@ from msgspec import UNSET
 from kbctl import wire
 from kbctl.errors import Exit, KbctlError
 from kbctld.control.routes import HttpError
+from kbctld.core.duplicates import FLAGGED, read_duplicates
 from kbctld.core.entry import EntryError, read_entry
 from kbctld.core.grant import Grant, label_segments
 from kbctld.core.limits import Limits, Said, first_wider, merged, replaced, tightened
@@ -85,6 +86,9 @@ def said_in(limits: wire.Limits, vendors: Sequence[Vendor]) -> dict[str, Any]:
         raise usage(
             "invalid_request", "`on_loop` says what happens when `loop` is reached, and there is none"
         )
+    if limits.duplicates is not UNSET:
+        text = limits.duplicates
+        said["duplicates"] = None if text is None else _paced("duplicates", read_duplicates, text)
     if limits.expires_in is not None:
         never = limits.expires_in == "never"
         said["lifetime_ns"] = None if never else duration_ns("expires_in", limits.expires_in)
@@ -171,8 +175,8 @@ def said_on_wire(said: Said) -> dict[str, Any]:
                 shown["param_rules"] = list(value)
             case "vendors":
                 shown["vendors"] = list(value)
-            case "rate":
-                shown["rate"] = None if value is None else value.text
+            case "rate" | "duplicates":
+                shown[name] = None if value is None else value.text
             case "loop":
                 shown["loop"] = None if value is None else value.text
                 if value is not None:
@@ -253,6 +257,8 @@ def resolve(
             )
         if "lifetime_ns" not in everything:
             limits = replace(limits, lifetime_ns=_LIFETIME_NS)
+        if "duplicates" not in everything:
+            limits = replace(limits, duplicates=FLAGGED)
     limits = replace(limits, vendors=limits.vendors or default_vendors)
     label, tenant, metadata = _names(request, parent)
     return Terms(
@@ -278,6 +284,8 @@ def pushed(row: Mapping[str, Any], policy: Said, known: Mapping[str, Vendor], be
     said = said_in(wire.decode(row["said"].encode(), wire.Limits), vendors)
     base = merged(policy, Limits())
     limits = replaced(said, base) if row["override"] else tightened(said, base, vendors)
+    if "duplicates" not in {*policy, *said}:
+        limits = replace(limits, duplicates=FLAGGED)
     # None where neither says; where both do and have none in common, the key reaches nothing.
     reach = before.vendors if limits.vendors is None else limits.vendors
     return replace(limits, vendors=reach, lifetime_ns=before.lifetime_ns)
@@ -297,6 +305,7 @@ def limits_of(grant: Grant, now_ns: int) -> Limits:
         daily_requests=scope.daily_requests,
         rate=None if scope.bucket is None else scope.bucket.rate,
         loop=grant.loop,
+        duplicates=grant.duplicates,
         lifetime_ns=None if grant.expires_ns is None else grant.expires_ns - now_ns,
         stamp=grant.stamp,
     )
@@ -308,6 +317,7 @@ _LIMIT_FIELDS = {
     "call_usd_cap": "call_cap_nano",
     "rate": "rate",
     "loop": "loop",
+    "duplicates": "duplicates",
     "daily_requests": "daily_requests",
 }
 

@@ -7,6 +7,7 @@ label's segment never matches.
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from kbctld.core.duplicates import Duplicates
 from kbctld.core.entry import Entry
 from kbctld.core.ledger import Scope
 from kbctld.core.pace import Loop
@@ -55,6 +56,8 @@ class Grant:
     policy: str | None
     created_ns: int
     expires_ns: int | None
+    duplicates: Duplicates | None = None
+    """What is done when it asks for what was asked for already; None where nothing is."""
     revoked_ns: int | None = None
     frozen: str | None = None
     """Why the key was stopped by us; None while it isn't."""
@@ -85,6 +88,11 @@ class Grant:
     def root(self) -> "Grant":
         """The grant that an operator issued and all the others come from."""
         return self.lineage[-1]
+
+    @property
+    def family(self) -> str:
+        """Within what its calls are compared: its tenant, or else its root with all that comes from it."""
+        return self.scopes[-1].name
 
     def expired(self, now_ns: int) -> bool:
         """Whether its own time is over."""

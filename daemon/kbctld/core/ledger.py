@@ -6,6 +6,7 @@ What must stay true, at every moment:
 - a hold ends only by evidence: a definite success posts it, a definite refusal voids it, silence keeps it;
 - a retry of the same request shares the first one's hold, and the hold is voided only when none of the
   attempts that share it can have reached the vendor;
+- what asks for the same as a call that was not released can be told from its fingerprint;
 - no reset: the UTC day of the hold is part of the balance's key.
 
 In memory this is a fold of the journal; the journal rebuilds it by ``restore_*`` at start.
@@ -30,6 +31,11 @@ def day_of(now_ns: int) -> int:
 def seconds_to_midnight(now_ns: int) -> int:
     """Whole seconds until 00:00 UTC, at least 1, rounded up."""
     return -(-(NS_PER_DAY - now_ns % NS_PER_DAY) // NS_PER_S)
+
+
+TWINS_MAX = 50_000
+"""How many calls are remembered by what they asked for. Beyond it the oldest is forgotten first: what repeats
+that one is then not recognised, and is counted like any other call."""
 
 
 class LedgerError(RuntimeError):
@@ -168,6 +174,9 @@ class Hold:
         silent: some attempt may have reached the vendor without an answer.
         request: digest of method, target and body, to tell a retry from another request.
         replay: digest under which retries find it; None where the vendor knows no retries.
+        fingerprint: of what it asks for; None where asking twice is no matter.
+        idempotency_key: the agent's own.
+        twin: an earlier hold with this fingerprint, for as long as this one may still be released.
     """
 
     row: Any
@@ -178,9 +187,12 @@ class Hold:
     request: bytes
     replay: bytes | None
     held_ns: int
+    fingerprint: bytes | None = None
+    idempotency_key: str | None = None
     outcome: Outcome = Outcome.PENDING
     attempts: int = 1
     silent: bool = False
+    twin: "Hold | None" = None
 
 
 @dataclass(slots=True, eq=False)
@@ -204,10 +216,12 @@ class Change:
 
 
 class Ledger:
-    """All accounts' open holds, and the memory of requests that may be retried."""
+    """All accounts' open holds, and the memory of requests that may be retried or repeated."""
 
     def __init__(self) -> None:
         self._replays: dict[bytes, Hold] = {}
+        self._twins: dict[bytes, Hold] = {}
+        """The newest of each fingerprint."""
         self.open: set[Hold] = set()
 
     def find_replay(self, replay: bytes | None, request: bytes, now_ns: int, window_ns: int) -> Hold | None:
@@ -219,6 +233,13 @@ class Ledger:
             return None
         return hold
 
+    def find_twin(self, fingerprint: bytes | None) -> Hold | None:
+        """The newest hold on what was asked for just so, if the vendor did it or may have."""
+        twin = None if fingerprint is None else self._twins.get(fingerprint)
+        while twin is not None and twin.outcome is Outcome.VOIDED:
+            twin = twin.twin
+        return twin
+
     def take(
         self,
         scopes: Iterable[Scope],
@@ -229,6 +250,8 @@ class Ledger:
         now_ns: int,
         request: bytes,
         replay: bytes | None,
+        fingerprint: bytes | None = None,
+        idempotency_key: str | None = None,
     ) -> Attempt:
         """Set money aside. The caller has checked every scope in the same step, without awaiting."""
         day = day_of(now_ns)
@@ -238,9 +261,14 @@ class Ledger:
             if nano and room is not None and nano > room:
                 raise LedgerError("a hold was taken beyond its cap")
             accounts.append(scope.account)
-        hold = Hold(row, call_id, tuple(accounts), day, nano, request, replay, now_ns)
+        hold = Hold(
+            *(row, call_id, tuple(accounts), day, nano, request, replay, now_ns),
+            fingerprint=fingerprint if nano else None,
+            idempotency_key=idempotency_key,
+        )
         self._hold(hold)
         self._remember(hold)
+        self.remember_twin(hold)
         return Attempt(hold, row, is_retry=False)
 
     def join(self, hold: Hold, row: Any) -> Attempt:
@@ -301,14 +329,15 @@ class Ledger:
         return self._void(hold) if spent_nano is None else self._post(hold, spent_nano)
 
     def forget_replays(self, before_ns: int) -> None:
-        """Drop what is too old to be retried; the order of the table is by age."""
-        old = []
-        for replay, hold in self._replays.items():
-            if hold.held_ns >= before_ns:
-                break
-            old.append(replay)
-        for replay in old:
-            del self._replays[replay]
+        """Drop what is too old to be retried or repeated; the order of either table is by age."""
+        for table in (self._replays, self._twins):
+            old = []
+            for digest, hold in table.items():
+                if hold.held_ns >= before_ns:
+                    break
+                old.append(digest)
+            for digest in old:
+                del table[digest]
 
     def restore_hold(self, hold: Hold) -> None:
         """Take a hold back from the journal: it may have reached the vendor, so it is unknown."""
@@ -317,6 +346,7 @@ class Ledger:
         hold.attempts = 0
         self._hold(hold)
         self.restore_replay(hold)
+        self.remember_twin(hold)
 
     def restore_replay(self, hold: Hold) -> None:
         """Take the memory of a request back from the journal, oldest first."""
@@ -331,6 +361,22 @@ class Ledger:
             self._replays.pop(hold.replay, None)  # to the young end: the order is by age
             self._replays[hold.replay] = hold
 
+    def remember_twin(self, hold: Hold) -> None:
+        """Let what asks for the same find this hold; from the journal too, in any order."""
+        if hold.fingerprint is None:
+            return
+        later, twin = None, self._twins.get(hold.fingerprint)
+        while twin is not None and twin.held_ns > hold.held_ns:
+            later, twin = twin, twin.twin
+        if later is None:
+            hold.twin = twin
+            self._twins.pop(hold.fingerprint, None)  # to the young end: the order is by age
+            self._twins[hold.fingerprint] = hold
+            if len(self._twins) > TWINS_MAX:
+                del self._twins[next(iter(self._twins))]
+        elif later.outcome is not Outcome.POSTED:  # that one would do for ever
+            hold.twin, later.twin = twin, hold
+
     def _hold(self, hold: Hold) -> None:
         for account in hold.accounts:
             account.hold(hold.day, hold.nano)
@@ -338,6 +384,7 @@ class Ledger:
 
     def _post(self, hold: Hold, spent_nano: int) -> Change:
         self._end(hold, Outcome.POSTED)
+        hold.twin = None  # whoever looks for one finds this, for good
         for account in hold.accounts:
             account.post(hold.day, spent_nano)
         return Change(hold.row, Outcome.POSTED, spent_nano)
@@ -347,6 +394,12 @@ class Ledger:
         if hold.replay is not None and self._replays.get(hold.replay) is hold:
             # A refused request may be tried again and then succeed: it must take a hold of its own.
             del self._replays[hold.replay]
+        if hold.fingerprint is not None and self._twins.get(hold.fingerprint) is hold:
+            twin = self.find_twin(hold.fingerprint)
+            if twin is None:
+                del self._twins[hold.fingerprint]
+            else:
+                self._twins[hold.fingerprint] = twin
         return Change(hold.row, Outcome.VOIDED, 0)
 
     def _end(self, hold: Hold, outcome: Outcome) -> None:

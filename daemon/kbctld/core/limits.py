@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
+from kbctld.core.duplicates import Duplicates
 from kbctld.core.entry import Entry, EntryError, read_entry
 from kbctld.core.pace import Loop, Rate
 from kbctld.core.rule import RuleError, read_rule
@@ -35,6 +36,7 @@ class Limits:
     daily_requests: int | None = None
     rate: Rate | None = None
     loop: Loop | None = None
+    duplicates: Duplicates | None = None
     lifetime_ns: int | None = None
     stamp: bool = False
 
@@ -56,6 +58,7 @@ WIRE_NAMES = {
     "daily_requests": "daily_requests",
     "rate": "rate",
     "loop": "loop",
+    "duplicates": "duplicates",
     "lifetime_ns": "expires_in",
     "stamp": "stamp",
 }
@@ -129,6 +132,11 @@ def _loop_within(loop: Loop, base: Loop) -> bool:
     return loop.times <= base.times and loop.window_ns >= base.window_ns and not milder
 
 
+def _duplicates_within(duplicates: Duplicates, base: Duplicates) -> bool:
+    milder = base.action == "refuse" and duplicates.action != "refuse"
+    return duplicates.window_ns >= base.window_ns and not milder
+
+
 def _rules_within(rules: Iterable[str], base: Iterable[str], vendors: Sequence[Vendor]) -> bool:
     """A rule takes away, but for one: that an account is listed opens it."""
     accounts = {header for vendor in vendors for header in vendor.account_headers}
@@ -158,6 +166,7 @@ _NO_WIDER: dict[str, Callable[[Any, Any], bool]] = {
     "lifetime_ns": _number_within,
     "rate": _rate_within,
     "loop": _loop_within,
+    "duplicates": _duplicates_within,
 }
 
 

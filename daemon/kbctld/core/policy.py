@@ -12,9 +12,19 @@ from itertools import chain
 from typing import Any, TypeAlias
 
 from kbctld.core.body import Body
+from kbctld.core.clock import rfc3339
 from kbctld.core.cost import FREE, UNPRICED, Price, Remembered, price
 from kbctld.core.grant import Grant
-from kbctld.core.ledger import NS_PER_S, Attempt, Hold, Ledger, Scope, day_of, seconds_to_midnight
+from kbctld.core.ledger import (
+    NS_PER_S,
+    Attempt,
+    Hold,
+    Ledger,
+    Outcome,
+    Scope,
+    day_of,
+    seconds_to_midnight,
+)
 from kbctld.core.money import NANO_MAX, Rates, say_usd
 from kbctld.core.refusal import Code, Refusal
 from kbctld.core.rule import check_rules
@@ -80,6 +90,8 @@ class Request:
         digest: of method, target, type, account and body: equal for a retry.
         same: the same of a canonical body: equal for what does the same thing once more.
         replay: digest of key, credential and idempotency key; None without one.
+        fingerprint: of what it asks for; None where asking twice is no matter.
+        idempotency_key: the agent's own, where the vendor knows a retry by it.
     """
 
     form: Body
@@ -87,6 +99,23 @@ class Request:
     digest: bytes
     same: bytes
     replay: bytes | None
+    fingerprint: bytes | None = None
+    idempotency_key: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Repetition:
+    """That a call asks for what an earlier one has asked for, which was done or may have been.
+
+    Attributes:
+        earlier: that one's hold.
+        sentence: for people.
+        holder: whose limit refuses it; None where it is only told.
+    """
+
+    earlier: Hold
+    sentence: str
+    holder: Grant | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +126,8 @@ class Permit:
     price: Price
     replay_of: str | None
     """The call id of the first attempt, where this is a retry: it counts nothing."""
+    repetition: Repetition | None = None
+    """Where it looks like a second charge for the same thing, and is let through all the same."""
 
 
 def admit(grant: Grant | None, access: Access | None, now_ns: int) -> Refusal | None:
@@ -170,9 +201,11 @@ def authorize(
     if idempotency is not None and request.replay is not None:
         window_ns = idempotency.window_hours * NS_PER_HOUR
         first = ledger.find_replay(request.replay, request.digest, now_ns, window_ns)
+    repetition = None if first else _repetition(grant, access, request, quote, ledger, now_ns)
     # A retry is a request like any other to the pace; only its money is counted already.
     refusal = (
         (_call_caps(grant, access, quote) if first is None else None)
+        or _duplicate(grant, access, repetition)
         or _pace(grant, request, now_ns, tick_ns)
         or (_caps(grant, access, quote, now_ns) if first is None else None)
     )
@@ -189,8 +222,10 @@ def authorize(
         now_ns=now_ns,
         request=request.digest,
         replay=request.replay,
+        fingerprint=request.fingerprint,
+        idempotency_key=request.idempotency_key,
     )
-    return Permit(attempt, quote, None)
+    return Permit(attempt, quote, None, repetition)
 
 
 # --- who asks, and for what ---------------------------------------------------------------------------
@@ -304,6 +339,61 @@ def _rules(grant: Grant, access: Access, request: Request) -> Refusal | None:
                 facts={"rule": found.rule.text},
             )
     return None
+
+
+# --- whether it was asked for already ---------------------------------------------------------------------
+
+
+_STATE = {
+    Outcome.PENDING: "is still under way",
+    Outcome.POSTED: "was done",
+    Outcome.UNKNOWN: "may have been done",
+}
+
+
+def _repetition(
+    grant: Grant, access: Access, request: Request, quote: Price, ledger: Ledger, now_ns: int
+) -> Repetition | None:
+    """Whether this looks like a second charge for the same thing, to anyone in the lineage."""
+    earlier = ledger.find_twin(request.fingerprint) if quote.nano else None
+    if earlier is None:
+        return None
+    age_ns = now_ns - earlier.held_ns
+    idempotency = access.vendor.file.idempotency
+    if (
+        idempotency is not None
+        and request.idempotency_key is not None
+        and request.idempotency_key == earlier.idempotency_key
+        and age_ns < idempotency.window_hours * NS_PER_HOUR
+    ):
+        return None  # with another vault key: the vendor knows it for a retry, and does nothing twice
+    watching = [
+        holder for holder in grant.lineage if holder.duplicates and age_ns < holder.duplicates.window_ns
+    ]
+    if not watching:
+        return None
+    sentence = (
+        f"{access.title} asks for {say_usd(quote.nano)} just as {earlier.call_id} did at"
+        f" {rfc3339(earlier.held_ns)}, {_wait(age_ns // NS_PER_S)} ago, which {_STATE[earlier.outcome]}"
+    )
+    refusing = (holder for holder in watching if holder.duplicates and holder.duplicates.action == "refuse")
+    return Repetition(earlier, sentence, next(refusing, None))
+
+
+def _duplicate(grant: Grant, access: Access, repetition: Repetition | None) -> Refusal | None:
+    if repetition is None or repetition.holder is None:
+        return None
+    idempotency = access.vendor.retries(access.method, access.operation)
+    again = f"to try that one again, send its own {idempotency.header}" if idempotency else "look it up first"
+    return Refusal(
+        Code.SUSPECTED_DUPLICATE,
+        f"{repetition.sentence}; {_whose(repetition.holder, grant)} may not do the same again so soon",
+        f"{again}; to do it a second time, change what it says or ask for a key with --duplicates flag",
+        facts={
+            "duplicate_of": repetition.earlier.call_id,
+            "duplicate_at": rfc3339(repetition.earlier.held_ns),
+        },
+    )
 
 
 # --- how fast ---------------------------------------------------------------------------------------------
@@ -463,5 +553,7 @@ def _plain(nano: int) -> str:
 
 
 def _wait(seconds: int) -> str:
+    if seconds < 60:
+        return f"{seconds} s"
     hours, rest = divmod(seconds, 3600)
     return f"{hours} h {rest // 60} min" if hours else f"{rest // 60} min {rest % 60} s"

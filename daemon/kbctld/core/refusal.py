@@ -28,6 +28,7 @@ class Code(StrEnum):
     PARAM_NOT_ALLOWED = "param_not_allowed"
     AMOUNT_UNKNOWN = "amount_unknown"
     CALL_CAP_EXCEEDED = "call_cap_exceeded"
+    SUSPECTED_DUPLICATE = "suspected_duplicate"
     RATE_LIMITED = "rate_limited"
     REQUEST_BUDGET_EXHAUSTED = "request_budget_exhausted"
     LOOP_DETECTED = "loop_detected"
@@ -60,6 +61,7 @@ STATUS: dict[Code, int] = {
     Code.PARAM_NOT_ALLOWED: 403,
     Code.AMOUNT_UNKNOWN: 400,
     Code.CALL_CAP_EXCEEDED: 403,
+    Code.SUSPECTED_DUPLICATE: 403,  # 409 says it best, but SDKs send a 409 again at once
     Code.RATE_LIMITED: 429,
     Code.REQUEST_BUDGET_EXHAUSTED: 429,
     Code.LOOP_DETECTED: 429,

@@ -230,6 +230,8 @@ class Operation(_Strict):
     """Mints credentials or moves payout destinations: allowed by exact name only."""
     stamps: bool = False
     """Takes the vendor's own metadata, so that a key may stamp it."""
+    repeats: bool = False
+    """Asking for it again soon is normal, as for a code that did not come: no duplicate is suspected."""
 
     @property
     def body_decides(self) -> bool:
@@ -349,6 +351,8 @@ class VendorFile(_Strict):
     adds: str | None = None
     """What stands in front of a path that starts with no root: a base URL left it out."""
     forward_headers: list[Text] = []
+    notice_header: Text | None = None
+    """An answer's header that its SDKs show as a warning."""
     account_headers: list[Text] = []
     idempotency: Idempotency | None = None
     metadata_field: Text | None = None
@@ -420,6 +424,15 @@ class Vendor:
         if isinstance(there, Refusal):
             return there
         return settle_target(there, self.joins, self.hosts.all_roots)
+
+    def retries(self, method: str, operation: Operation | None) -> Idempotency | None:
+        """How the vendor knows a retry of this; None where it would do it again."""
+        known = self.file.idempotency
+        if known is None or method not in known.methods:
+            return None
+        if known.operations and (operation is None or operation.name not in known.operations):
+            return None
+        return known
 
     def match(
         self, method: str, path: str, segments: tuple[str, ...]
@@ -568,6 +581,8 @@ def problems(file: VendorFile) -> Iterator[Problem]:
     if file.adds is not None and f"{file.adds}/" not in file.roots:
         yield Problem(("adds",), f"`adds` takes a root without its last slash, not {file.adds!r}")
     named = {"request_id_header": file.request_id_header}
+    if file.notice_header is not None:
+        named["notice_header"] = file.notice_header
     if file.idempotency is not None:
         named["idempotency.header"] = file.idempotency.header
         named["idempotency.replay_header"] = file.idempotency.replay_header or file.idempotency.header

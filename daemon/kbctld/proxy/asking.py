@@ -17,6 +17,7 @@ from kbctld.core.account import Acting, find_account
 from kbctld.core.body import EMPTY, Body
 from kbctld.core.cost import Remembered, objects_needed
 from kbctld.core.document import Batch, Document, DocumentError
+from kbctld.core.duplicates import fingerprint, is_watched
 from kbctld.core.form import AmbiguousFieldError, Form, FormError, read_form
 from kbctld.core.grant import Grant
 from kbctld.core.policy import Access
@@ -191,10 +192,13 @@ async def read_request(
     credential: Credential,
     fields: Fields,
     body: bytes | None,
+    *,
+    apart: bool,
 ) -> tuple[bytes | None, Asked, bool]:
     """The body as it leaves, what head and body say and what is known now of the objects they name.
 
-    The last is whether the answer will tell its usage only because we asked for it.
+    The last is whether the answer will tell its usage only because we asked for it; ``apart`` is whether the
+    vendor sees another idempotency key than the agent's.
 
     Raises:
         Refused: it can't be read.
@@ -219,15 +223,18 @@ async def read_request(
             asks = wants_usage(access.operation.cost.api, form)
             body = ask_for_usage(body) if asks else body
     streams = body is None and head.has_body  # what has streamed by can't be compared with a retry
-    replay = None if streams else allowed(_replay_digest(call, grant, access, credential, slots))
+    replay = None if streams else allowed(_replay_digest(call, grant, access, credential, slots, apart))
     guarded = any(holder.scope.guard is not None for holder in grant.lineage)
     plain = form.canonical() if form is not EMPTY else body or b""
+    watched = is_watched(access.operation, access.method) and any(h.duplicates for h in grant.lineage)
     asked = Asked(
         form,
         known,
         _digest(access, slots, body or b""),
         _digest(access, slots, plain) if guarded else b"",
         replay or None,
+        _fingerprint(grant, access, credential, form) if watched else None,
+        call.row.idempotency_key,
     )
     return body, asked, asks
 
@@ -343,14 +350,16 @@ def _stamped(
 
 
 def _replay_digest(
-    call: Call, grant: Grant, access: Access, credential: Credential, slots: Mapping[bytes, bytes]
+    call: Call,
+    grant: Grant,
+    access: Access,
+    credential: Credential,
+    slots: Mapping[bytes, bytes],
+    apart: bool,
 ) -> bytes | Refusal:
     """Under what a retry of this request is found; empty where the vendor would not know it as one."""
-    idempotency = access.vendor.file.idempotency
-    if idempotency is None or access.method not in idempotency.methods:
-        return b""
-    known = idempotency.operations
-    if known and (access.operation is None or access.operation.name not in known):
+    idempotency = access.vendor.retries(access.method, access.operation)
+    if idempotency is None:
         return b""
     key = slots.get(idempotency.header.lower().encode())
     if not key:
@@ -366,7 +375,22 @@ def _replay_digest(
     whose = (
         f"{grant.no}\0{access.vendor.name}\0{credential.name}\0{credential.version}\0{accounts}\0".encode()
     )
-    return hashlib.blake2b(whose + key, digest_size=16).digest()
+    # And per key as it sees it: once that is another one, it does the same request again.
+    seen = b"apart\0" if apart else b""
+    return hashlib.blake2b(whose + seen + key, digest_size=16).digest()
+
+
+def _fingerprint(grant: Grant, access: Access, credential: Credential, form: Body) -> bytes:
+    """Under what another call that asks for the same is found."""
+    return fingerprint(
+        grant.family,
+        f"{access.vendor.name}/{credential.name}",
+        access.method,
+        access.target,
+        access.accounts,
+        form,
+        access.vendor.file.metadata_field,
+    )
 
 
 def _metadata(grant: Grant, vendor: Vendor, form: Body, slots: Mapping[bytes, bytes]) -> str | None:

@@ -9,6 +9,8 @@ from collections.abc import AsyncIterator, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from kbctld.core.grant import Grant
+from kbctld.core.idempotency import namespaced
+from kbctld.core.notice import notice
 from kbctld.core.pace import Rate
 from kbctld.core.policy import Access, Permit, admit
 from kbctld.core.refusal import Code, Refusal
@@ -63,7 +65,10 @@ async def exchange(plane: "Plane", request: Request) -> None:
             # Its turn at the real key, which all agents share.
             await turn.comes()
             # What it would cost.
-            body, asked, hides_usage = await read_request(call, head, grant, access, credential, fields, body)
+            apart = access.vendor.name in plane.apart
+            body, asked, hides_usage = await read_request(
+                call, head, grant, access, credential, fields, body, apart=apart
+            )
             # The decision. The money is set aside in the same step, without suspending.
             permit: Permit = allowed(call.authorize(grant, access, asked))
 
@@ -80,6 +85,7 @@ async def exchange(plane: "Plane", request: Request) -> None:
                 _refuse_if(_moved(before, credential))
                 length = len(body) if body is not None else head.length if head.has_body else None
                 # The real key goes in, once, and the request out, once.
+                fields = plane.kept_apart(grant, access.vendor, fields)
                 outbound = outbound_head(access, pool.origin.authority, credential, call.slot, fields, length)
                 flight.take_off(outbound + (body or b""))
                 if body is None and head.has_body:
@@ -125,7 +131,7 @@ async def _pass_back(
         raise Refused(
             Refusal(Code.UPSTREAM_INVALID, f"{vendor} encoded its answer though it was asked not to")
         )
-    fields = _passed_on(answer, call.row.call_id)
+    fields = _passed_on(answer, call, own_key=file.name in plane.apart)
     scrubber = plane.scrubber(credential)
     reflected = scrubber.finds(b"\n".join(text for pair in fields for text in pair))
     pieces = connection.body(pool.limits.silence_s)
@@ -145,12 +151,12 @@ async def _pass_back(
         call.answered(answer.status)
         if has_links:
             shown = turned(file, _authority(call.request), whole)
-        call.request.respond(answer.status, fields, shown)
+        call.request.respond(answer.status, _noticed(fields, call, file), shown)
         return
     if reflected:
         raise Refused(_reflected(vendor))
     call.row.status = answer.status  # on its way to the agent: what goes wrong from here on only cuts it
-    read = await _stream_down(call, flight, pieces, answer, fields, scrubber)
+    read = await _stream_down(call, flight, pieces, answer, _noticed(fields, call, file), scrubber)
     flight.landed(answer, read, credential)
     call.answered(answer.status)
     call.request.end()
@@ -247,14 +253,34 @@ def _reflected(vendor: str) -> Refusal:
     return Refusal(Code.SECRET_REFLECTED, f"{vendor} repeated the real secret in its answer")
 
 
-def _passed_on(answer: Answer, call_id: str) -> Fields:
+def _passed_on(answer: Answer, call: Call, *, own_key: bool) -> Fields:
+    """The vendor's fields that agents get; with ``own_key`` its echo of an idempotency key as it was sent."""
     options = b",".join(value for name, value in answer.fields if name == b"connection")
     named = {name.strip(b" \t").lower() for name in options.split(b",")}
     fields = [
         (name, value) for name, value in answer.fields if name not in _NOT_PASSED_ON and name not in named
     ]
-    fields.append((b"kbctl-call-id", call_id.encode()))
+    head, known = call.request.head, call.vendor.file.idempotency if call.vendor else None
+    if own_key and head is not None and known is not None:
+        name = known.header.lower().encode()
+        fields = [(each, (head.get(name) or value) if each == name else value) for each, value in fields]
+    fields.append((b"kbctl-call-id", call.row.call_id.encode()))
     return fields
+
+
+def _noticed(fields: Fields, call: Call, vendor: Vendor) -> Fields:
+    """With a word on the cap that has little left, where the vendor's SDKs look for such; its own stays."""
+    said = notice(call.grant, call.vault.now_ns()) if call.grant is not None else None
+    if said is None:
+        return fields
+    told = [(b"kbctl-notice", said.encode("ascii"))]
+    header = vendor.file.notice_header
+    if header is not None:
+        name = header.lower().encode("ascii")
+        own = [value for each, value in fields if each == name]
+        told.append((name, b"; ".join([*own, said.encode("ascii")])))
+        fields = [pair for pair in fields if pair[0] != name]
+    return [*fields, *told]
 
 
 @dataclass(slots=True)
@@ -268,6 +294,7 @@ class Plane:
         aloft: the calls that vendors are working on, by the number of their key.
         tally: counts how calls end.
         rates: what vendors take of one account, by vendor.
+        apart: the vendors at whom every tenant has idempotency keys of its own.
         busy_per_key: calls of one key under way at once.
         turn_s: how long a further one waits for its turn.
         draining: whether new calls are turned away.
@@ -280,6 +307,7 @@ class Plane:
     own_hosts: frozenset[bytes]
     overridden: Mapping[str, str]
     rates: Mapping[str, Mapping[RateClass, Rate]] = field(default_factory=dict)
+    apart: frozenset[str] = frozenset()
     busy_per_key: int = 256
     turn_s: float = 10.0
     draining: bool = False
@@ -330,6 +358,17 @@ class Plane:
             if pool is not None:
                 return pool, replace(access, target=replace(target, path=path))
         return self.pools[vendor.name], access
+
+    def kept_apart(self, grant: Grant, vendor: Vendor, fields: Fields) -> Fields:
+        """The agent's fields as they leave: where tenants share an account, each with keys of its own."""
+        known = vendor.file.idempotency
+        if known is None or vendor.name not in self.apart:
+            return fields
+        name = known.header.lower().encode()
+        return [
+            (each, namespaced(grant.tenant, value) if each == name and value else value)
+            for each, value in fields
+        ]
 
     def scrubber(self, credential: Credential) -> Scrubber:
         """What to look for in this credential's answers; nothing of one that was rotated is kept."""

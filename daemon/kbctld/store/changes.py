@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from kbctl import wire
+from kbctld.core.duplicates import read_duplicates
 from kbctld.core.grant import Grant, label_segments
 from kbctld.core.limits import Limits
 from kbctld.core.pace import read_loop, read_rate
@@ -16,7 +17,7 @@ from kbctld.store.journal import Statement
 
 _LIMIT_COLUMNS = (
     "vendors, daily_cap_nano, total_cap_nano, call_cap_nano, allow, deny, rules, daily_requests, rate, loop,"
-    " on_loop, stamp"
+    " on_loop, duplicates, stamp"
 )
 
 
@@ -109,6 +110,7 @@ def _limit_values(limits: Limits) -> tuple[Any, ...]:
         None if limits.rate is None else limits.rate.text,
         None if limits.loop is None else limits.loop.text,
         None if limits.loop is None else limits.loop.action,
+        None if limits.duplicates is None else limits.duplicates.text,
         int(limits.stamp),
     )
 
@@ -126,6 +128,7 @@ def limits_of_row(row: Mapping[str, Any]) -> Limits:
         daily_requests=row["daily_requests"],
         rate=None if row["rate"] is None else read_rate(row["rate"]),
         loop=None if row["loop"] is None else read_loop(row["loop"], row["on_loop"]),
+        duplicates=None if row["duplicates"] is None else read_duplicates(row["duplicates"]),
         stamp=bool(row["stamp"]),
     )
 

@@ -64,6 +64,8 @@ class CallRow:
     idempotency_key: str | None = None
     request_digest: bytes | None = None
     replay_digest: bytes | None = None
+    fingerprint: bytes | None = None
+    duplicate_of: str | None = None
     metadata: str | None = None
     usage_after_nano: int | None = None
     upstream: str | None = None
@@ -83,9 +85,9 @@ class CallRow:
 _INSERT = """
 INSERT INTO call (no, call_id, ts_ns, key_no, vendor, operation, method, endpoint, requested_nano, currency,
     amount_minor, replay_of, policy_check_result, reason, idempotency_key, request_digest, replay_digest,
-    metadata, usage_after_nano, upstream, outcome, amount_nano, status, vendor_request_id, latency_us,
-    upstream_us, folded)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+    fingerprint, duplicate_of, metadata, usage_after_nano, upstream, outcome, amount_nano, status,
+    vendor_request_id, latency_us, upstream_us, folded)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 """
 _FINISH = """
 UPDATE call SET policy_check_result = ?, outcome = ?, amount_nano = ?, status = ?, reason = ?,
@@ -426,6 +428,8 @@ def _inserted(row: CallRow) -> tuple[Any, ...]:
         _without_keys(row.idempotency_key),
         row.request_digest,
         row.replay_digest,
+        row.fingerprint,
+        row.duplicate_of,
         _without_keys(row.metadata),
         row.usage_after_nano,
         row.upstream,

@@ -44,6 +44,7 @@ class CallFilter:
     vendor: str | None = None
     denied: bool = False
     unknown: bool = False
+    duplicates: bool = False
     from_ns: int | None = None
     to_ns: int | None = None
     before_no: int | None = None
@@ -246,8 +247,8 @@ _SLACK_NS = 3_600_000_000_000
 
 
 _REMEMBERED = """
-    no, call_id, ts_ns, key_no, amount_nano, outcome, request_digest, replay_digest,
-    status, reason, vendor_request_id, latency_us, upstream_us
+    no, call_id, ts_ns, key_no, amount_nano, outcome, request_digest, replay_digest, fingerprint,
+    idempotency_key, status, reason, vendor_request_id, latency_us, upstream_us
 """
 # Two halves, each by its own index. The second goes down the key's calls from the newest and ends at the
 # first that is far too old, however long the key has lived: rows are all but in the order of their times.
@@ -268,6 +269,17 @@ CALLS_TO_REMEMBER = f"""
 
 def values_to_remember(key_no: int, since_ns: int) -> tuple[int, int, int]:
     return key_no, since_ns, since_ns - _SLACK_NS
+
+
+async def done_since(reader: aiosqlite.Connection, since_ns: int, most: int) -> list[Row]:
+    """The newest calls that were done and that asking for twice is suspicious of, oldest first."""
+    sql = """
+        SELECT * FROM (
+            SELECT call_id, ts_ns, fingerprint, idempotency_key FROM call INDEXED BY call_fingerprint
+            WHERE fingerprint IS NOT NULL AND ts_ns >= ? AND outcome = 'posted' ORDER BY ts_ns DESC LIMIT ?
+        ) ORDER BY ts_ns
+    """
+    return await _rows(reader, sql, (since_ns, most))
 
 
 async def highest_ns(reader: aiosqlite.Connection) -> int:
@@ -394,7 +406,7 @@ _CALL_COLUMNS = """
     c.requested_nano, c.currency, c.amount_minor, c.status, c.outcome, c.replay_of, c.policy_check_result,
     c.reason, c.vendor_request_id, c.idempotency_key, k.label, coalesce(c.metadata, k.metadata),
     c.usage_after_nano, c.latency_us, c.upstream_us, c.upstream, c.folded,
-    (SELECT p.key_id FROM vault_key AS p WHERE p.no = k.parent_no)
+    (SELECT p.key_id FROM vault_key AS p WHERE p.no = k.parent_no), c.duplicate_of
 """
 
 
@@ -425,6 +437,8 @@ async def calls(reader: aiosqlite.Connection, wanted: CallFilter) -> tuple[list[
         conditions.append("c.policy_check_result != 'allowed'")
     if wanted.unknown:
         conditions.append(f"c.{_OPEN} AND c.outcome = 'unknown' AND c.replay_of IS NULL")
+    if wanted.duplicates:
+        conditions.append("c.duplicate_of IS NOT NULL")
     for bound, condition in (
         (wanted.from_ns, "c.ts_ns >= ?"),
         (wanted.to_ns, "c.ts_ns < ?"),
@@ -461,6 +475,7 @@ def _call(row: tuple[Any, ...]) -> wire.Call:
         status=row[13],
         outcome=row[14],
         replay_of=row[15],
+        duplicate_of=row[28],
         policy_check_result=row[16],
         reason=row[17],
         vendor_request_id=row[18],
