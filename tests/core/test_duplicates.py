@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
-from kbctld.core.document import read_document
+from kbctld.core.document import read_batch, read_document
 from kbctld.core.duplicates import FLAGGED, Duplicates, fingerprint, is_watched, read_duplicates
 from kbctld.core.form import read_form
 from kbctld.core.grant import Grant
-from kbctld.core.ledger import Hold, Ledger, Outcome, Verdict
+from kbctld.core.ledger import Account, Hold, Ledger, Outcome, Scope, Verdict
 from kbctld.core.pace import PaceError
 from kbctld.core.policy import Permit, authorize
 from kbctld.core.refusal import Code, Refusal
@@ -455,3 +455,39 @@ def test_an_unknown_that_is_read_back_is_a_twin() -> None:
 
 def test_by_default_it_is_told() -> None:
     assert read_duplicates("flag") == FLAGGED
+
+
+def test_whose_calls_are_compared() -> None:
+    """A tenant's; without one, those of a key and of all that comes from it."""
+    root = grant(scope())
+    assert grant(scope(), parent=root).family == root.family == "vk_test"
+    tenant = Scope("tenant:acme", "tenant acme", Account())
+    assert grant(scope(), tenant).family == "tenant:acme"
+
+
+@pytest.mark.parametrize(
+    ("method", "operation", "known"),
+    [
+        ("POST", "payments.create", True),
+        ("POST", "tips.create", False),
+        ("POST", None, False),
+        ("DELETE", "payments.create", False),
+    ],
+)
+def test_which_retries_a_vendor_knows(method: str, operation: str | None, known: bool) -> None:
+    """By method, and by operation where its file names some."""
+    some = read_vendor(HEAD + IDEMPOTENCY + 'operations = ["payments.create"]\n' + OPERATIONS)
+    named = None if operation is None else some.operations[operation]
+    assert (some.retries(method, named) is not None) is known
+    assert (SPENDING.retries(method, named) is not None) is (method == "POST")
+    assert read_vendor(HEAD + OPERATIONS).retries(method, named) is None
+
+
+def test_a_batch_of_mails_has_a_fingerprint_of_its_own() -> None:
+    """In its order: what is sent to whom first is no mark."""
+    asked = access("POST /v1/payments")
+    prints = {
+        fingerprint("f", "c", "POST", asked.target, {}, read_batch(body), "metadata")
+        for body in (b'[{"to":"a"},{"to":"b"}]', b'[ {"to": "a"}, {"to": "b"} ]', b'[{"to":"b"},{"to":"a"}]')
+    }
+    assert len(prints) == 2
