@@ -120,6 +120,7 @@ def test_the_view_has_the_columns_of_the_contract_in_their_order(folder: Path) -
         "upstream_ms": 11,
         "upstream": "INSECURE http://127.0.0.1:9000",
         "folded": 0,
+        "duplicate_of": None,
     }
     assert {name for name, value in bare.items() if value is not None} == {
         "call_id",
@@ -388,6 +389,37 @@ def test_an_open_hold_is_found_however_old_and_a_posted_one_while_it_may_be_retr
             ]
 
     assert run(main()) == [["call_1", "call_2", "call_3", "call_4"], ["call_1", "call_3", "call_4"]]
+
+
+def test_what_was_done_is_read_back_newest_first_kept_and_oldest_first_given(folder: Path) -> None:
+    """Of a day at most, and of so many: not what was released, is open, or is nobody's duplicate."""
+    record(
+        folder,
+        [key_statement(1)],
+        [
+            call(n, ts_ns=NOW + n, key_no=1, outcome=outcome, fingerprint=of, idempotency_key=f"k{n}")
+            for n, (outcome, of) in enumerate(
+                [
+                    ("posted", b"a"),
+                    ("voided", b"b"),
+                    ("unknown", b"c"),
+                    ("posted", None),
+                    ("posted", b"d"),
+                    ("posted", b"e"),
+                ],
+                start=1,
+            )
+        ],
+    )
+
+    async def main() -> list[list[str]]:
+        async with opened(folder) as database:
+            return [
+                [row["call_id"] for row in await queries.done_since(database.reader, since_ns, most)]
+                for since_ns, most in ((NOW, 9), (NOW + 2, 9), (NOW, 2))
+            ]
+
+    assert run(main()) == [["call_1", "call_5", "call_6"], ["call_5", "call_6"], ["call_5", "call_6"]]
 
 
 def test_times_in_rows_are_utc_with_milliseconds() -> None:
