@@ -20,6 +20,7 @@ import httpx
 
 from tests.e2e.support import SECRET, Kbctl, RawVendor, new_home, post
 
+Fields = dict[str, dict[str, str]]
 CHARGES = "/stripe/v1/payment_intents"
 PLAIN = "amount=100&currency=usd&customer=cus_1"
 FORM = "application/x-www-form-urlencoded"
@@ -148,9 +149,12 @@ class Scene:
         kbctl: an empty home.
         upstreams: where each vendor is; ``mail`` brings its own vendor file.
         config: the text of config.toml.
+        fields: what a vendor's credentials have beside the secret.
     """
 
-    def __init__(self, kbctl: Kbctl, upstreams: dict[str, str], config: str = "") -> None:
+    def __init__(
+        self, kbctl: Kbctl, upstreams: dict[str, str], config: str = "", fields: Fields | None = None
+    ) -> None:
         self.kbctl = kbctl
         self.upstreams = [f"{name}={url}" for name, url in upstreams.items()]
         place(kbctl, "config.toml", config)
@@ -160,8 +164,9 @@ class Scene:
         self.agents: list[Agent] = []
         self.port = 0
         self.up()
+        self.fields = fields or {}
         for name in upstreams:
-            kbctl("credential", "set", name, stdin=SECRET + "\n")
+            self.set_credential(name)
 
     def up(self) -> None:
         """Start the daemon, on the port of before where there was one."""
@@ -190,6 +195,11 @@ class Scene:
         self.close()
 
     # --- the operator ------------------------------------------------------------------------------
+
+    def set_credential(self, name: str) -> None:
+        """Give a vendor its real secret, under its name or one such as ``stripe:acme``."""
+        fields = self.fields.get(name.partition(":")[0], {})
+        self.done("PUT", f"/credentials/{name}", {"secret": SECRET, "fields": fields})
 
     def operate(self, method: str, path: str, body: Any = None, **query: str) -> tuple[int, Any]:
         """Ask the operator API."""

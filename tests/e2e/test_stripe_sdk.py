@@ -4,15 +4,12 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.e2e.support import Kbctl, PretendStripe
-
-ROOT = Path(__file__).parents[2]
-OLD_SDK = Path(os.environ.get("KBCTL_TEST_STRIPE_OLD") or Path(sys.prefix) / "stripe-11.6")
+from tests.sdks.support import old_sdks
 
 # As an agent's author writes it: a key, a base, calls, and one look at the error's text.
 AGENT = """
@@ -44,12 +41,7 @@ def sdk(request: pytest.FixtureRequest) -> list[str]:
     """The import path of one generation of the SDK."""
     if request.param == "newest":
         return []
-    if not OLD_SDK.is_dir():
-        reason = f"stripe 11.6 is not in {OLD_SDK}; the README's test command puts it there"
-        if os.environ.get("CI") == "true":
-            pytest.fail(reason)
-        pytest.skip(reason)
-    return [str(OLD_SDK)]
+    return [old_sdks()]
 
 
 def run_agent(kbctl: Kbctl, key: str, base: str, calls: int, sdk: list[str]) -> dict[str, Any]:
