@@ -1,6 +1,6 @@
 // Part of register.cjs: where stripe is imported rather than required, its last line hands it to the shim.
 
-const ENTRY = /\/stripe\/esm\/stripe\.esm\.node\.js$/;
+const ENTRY = /\/esm\/stripe\.esm\.node\.js$/;
 
 export async function load(url, context, next) {
   const loaded = await next(url, context);

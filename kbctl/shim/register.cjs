@@ -59,8 +59,12 @@ function stripe(exported) {
       // The SDK takes no path in front of its own; a key over several vendors needs one.
       const client = Stripe.createNodeHttpClient(props.httpAgent);
       const send = client.makeRequest;
-      client.makeRequest = (host, port, path, ...rest) =>
-        send.call(client, host, port, toProxy(host, port) ? `/stripe${path}` : path, ...rest);
+      client.makeRequest = (host, port, path, ...rest) => {
+        // Older ones upload to files.stripe.com whatever host they are given; the proxy refuses what that is for.
+        const theirs = /(^|\.)stripe\.com$/.test(host);
+        if (theirs) return send.call(client, url.hostname, steered.port, `/stripe${path}`, ...rest);
+        return send.call(client, host, port, toProxy(host, port) ? `/stripe${path}` : path, ...rest);
+      };
       steered.httpClient = client;
     }
     return steered;
@@ -89,6 +93,13 @@ function twilio(exported) {
   done.add(prototype);
 }
 
+// Which SDK it is, installed under another name ("stripe-old": "npm:stripe@14").
+function recognise(exported) {
+  if (typeof exported !== 'function') return undefined;
+  if (exported.prototype && '_getPropsFromConfig' in exported.prototype) return 'stripe';
+  return exported.Twilio && exported.RequestClient ? 'twilio' : undefined;
+}
+
 function steer(name, how, exported) {
   try {
     how(exported);
@@ -110,7 +121,7 @@ function install() {
   const load = Module._load;
   Module._load = function (request, ...rest) {
     const exported = load.call(this, request, ...rest);
-    const name = steps.has(request) ? request : (ENTRY.exec(request) || [])[1];
+    const name = steps.has(request) ? request : (ENTRY.exec(request) || [])[1] || recognise(exported);
     // A module under way in a circle of imports is not whole yet; its first import steers it.
     if (steps.has(name) && typeof exported === 'function') steer(name, steps.get(name), exported);
     return exported;

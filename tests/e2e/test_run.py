@@ -3,7 +3,6 @@
 import json
 import os
 import pty
-import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +14,7 @@ import pytest
 
 from tests.e2e.support import Kbctl, wait_gone
 from tests.e2e.test_stripe_sdk import sdk
+from tests.sdks.support import node_modules
 
 __all__ = ["sdk"]
 
@@ -292,11 +292,8 @@ stripe.paymentIntents.create({ amount: 12000, currency: 'usd' }).then((intent) =
     ],
 )
 def test_an_unchanged_node_agent(sandbox: Kbctl, tmp_path: Path, name: str, head: str) -> None:
-    """Required or imported; the SDK is in the folder that KBCTL_TEST_NODE names."""
-    folder = os.environ.get("KBCTL_TEST_NODE")
-    if folder is None or shutil.which("node") is None:
-        pytest.skip("no node, or KBCTL_TEST_NODE names no folder with node_modules/stripe")
-    (tmp_path / "node_modules").symlink_to(Path(folder) / "node_modules")
+    """Required or imported."""
+    (tmp_path / "node_modules").symlink_to(node_modules())
     (tmp_path / name).write_text(head + NODE_AGENT)
 
     status, out, err = run(sandbox, "node", name, cwd=tmp_path)
