@@ -133,10 +133,16 @@ def link(source: str, target: str) -> None:
         shutil.copy2(source, target)
 
 
+THEIRS = """
+console.log('theirs');
+require('dns').lookup = (host) => { throw new Error(`a call to ${host} was to leave this machine`); };
+"""
+
+
 @pytest.mark.parametrize("name", HEADS)
 def test_agents_in_node_need_the_environment_alone(here: Street, project: Path, name: str) -> None:
     """Required or imported, behind what NODE_OPTIONS holds already; an upload is led to the proxy, too."""
-    (project / "theirs.cjs").write_text("console.log('theirs');")
+    (project / "theirs.cjs").write_text(THEIRS)
 
     out, err = run(here, project, "node", name, NODE_OPTIONS="--require ./theirs.cjs")
 
