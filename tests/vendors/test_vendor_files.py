@@ -7,7 +7,7 @@ import pytest
 import kbctld
 from kbctld.core.body import read_body
 from kbctld.core.ledger import Ledger
-from kbctld.core.money import nano_from_usd
+from kbctld.core.money import Rates, nano_from_usd
 from kbctld.core.policy import Access, Permit, Request, admit, authorize
 from kbctld.core.refusal import Code, Refusal
 from kbctld.core.target import read_target
@@ -41,7 +41,9 @@ OPERATIONS = [
 ]
 
 
-def attempt(vendor: Vendor, line: str, body: str) -> tuple[Access | None, Permit | Refusal]:
+def attempt(
+    vendor: Vendor, line: str, body: str, rates: Rates = RATES
+) -> tuple[Access | None, Permit | Refusal]:
     """One request line and body through every step that decides, with a new key under a cap."""
     method, _, target = line.partition(" ")
     arrived = read_target(target, frozenset({vendor.name}))
@@ -62,7 +64,7 @@ def attempt(vendor: Vendor, line: str, body: str) -> tuple[Access | None, Permit
         access,
         asked,
         Ledger(),
-        RATES,
+        rates,
         now_ns=NOW,
         tick_ns=0,
         row=None,

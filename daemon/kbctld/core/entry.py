@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 from kbctld.core.vendor import METHODS, Operation, Vendor
 
-_PATH = re.compile(r"/(?:(?:[A-Za-z0-9._~-]+|\*)/)*(?:[A-Za-z0-9._~-]+|\*)/?", re.ASCII)
+_SEGMENT = r"(?:[A-Za-z0-9._~-]+|\+[0-9]+|\*)"
+_PATH = re.compile(rf"/(?:{_SEGMENT}/)*{_SEGMENT}/?", re.ASCII)
 _DOTS = re.compile(r"/\.{1,2}(?:/|$)")
 
 

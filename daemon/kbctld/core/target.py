@@ -1,9 +1,10 @@
 """The request target: parsed once, then matched, audited and sent, always the same value.
 
 What must stay true: a path that passes is canonical, so that no two readers can see two paths in it.
-Segments hold only unreserved characters (RFC 3986 2.3); there are no escapes, dot segments, empty
-segments, semicolons or backslashes. Tricks are refused, not repaired. The only repair is taking away
-what SDKs are known to put in front when they join a base URL and a path (``Vendor.joins``).
+Segments hold only unreserved characters (RFC 3986 2.3), or are a phone number (``+14155550100``); there are
+no escapes, dot segments, empty segments, semicolons or backslashes. Tricks are refused, not repaired. The
+only repairs are the plus of a phone number, which some clients escape, and taking away what SDKs are known
+to put in front when they join a base URL and a path (``Vendor.joins``).
 """
 
 import re
@@ -12,11 +13,13 @@ from dataclasses import dataclass
 from kbctld.core.form import Form, FormError, read_form
 from kbctld.core.refusal import Code, Refusal
 
-_SEGMENT = r"[A-Za-z0-9._~-]+"
+_SEGMENT = r"(?:[A-Za-z0-9._~-]+|\+[0-9]+)"
 _CANONICAL = re.compile(rf"/(?:{_SEGMENT}(?:/{_SEGMENT})*/?)?", re.ASCII)
 # A path as it may arrive: canonical but for the doubled slashes that base URLs leave near the start.
 _ARRIVING = re.compile(rf"(?:/{{1,2}}{_SEGMENT})*/?", re.ASCII)
 _DOT_SEGMENT = re.compile(r"/\.{1,2}(?:/|$)")
+# In a path a plus stands for itself, escaped or not: one form, so that nobody compares two.
+_ESCAPED_PLUS = re.compile(r"/%2[Bb](?=[0-9]+(?:/|$))")
 _QUERY = re.compile(r"[A-Za-z0-9._~!$'()*+,:@/?&=%\[\]-]*", re.ASCII)
 
 
@@ -69,6 +72,7 @@ def read_target(raw: str, vendors: frozenset[str]) -> Arrived | Refusal:
             )
         return Refusal(Code.MALFORMED_REQUEST, "the request target is not a path")
     path, mark, query = raw.partition("?")
+    path = _ESCAPED_PLUS.sub("/+", path)
     if not _ARRIVING.fullmatch(path) or _DOT_SEGMENT.search(path):
         return Refusal(
             Code.AMBIGUOUS_REQUEST,
