@@ -62,3 +62,16 @@ def test_law_6_what_is_no_one_key_is_refused_and_not_repeated(
     assert verdict.code is code
     assert says in verdict.sentence
     assert not any(text in verdict.sentence + verdict.remedy for text in ("sk_live_1", KEY[:-1]))
+
+
+def test_a_key_is_found_in_a_header_of_the_vendor_s_own() -> None:
+    """Alone or beside others; two of them are one too many there as well."""
+    assert find_vault_key(None, None, [KEY.encode()]) == Shown(KEY, "header")
+    assert find_vault_key(bearer("sk_live_1"), None, [KEY.encode()]) == Shown(KEY, "header")
+    for others in ([KEY.encode(), OTHER.encode()], [OTHER.encode(), KEY.encode()]):
+        verdict = find_vault_key(None, None, others)
+        assert isinstance(verdict, Refusal)
+        assert verdict.code is Code.AMBIGUOUS_REQUEST
+    verdict = find_vault_key(bearer(KEY), None, [OTHER.encode()])
+    assert isinstance(verdict, Refusal)
+    assert verdict.code is Code.AMBIGUOUS_REQUEST

@@ -32,6 +32,13 @@ ITEMS = '{ kind = "items", of = "lines", amount = "unit", quantity = "count", cu
         pytest.param('"bearer"', '"digest"', ["$.auth.scheme", "it takes bearer"], id="another scheme"),
         pytest.param('"bearer"', '"basic"', ["auth.user", "basic"], id="a name that is missing"),
         pytest.param('"bearer"', '"bearer", user = "x"', ["auth.user", "basic"], id="a name for nothing"),
+        pytest.param('"bearer"', '"header"', ["auth.header", "names one"], id="a header without its name"),
+        pytest.param('"bearer"', '"bearer", header = "x"', ["auth.header"], id="a header for nothing"),
+        pytest.param('"bearer"', '"header", header = "X-Key"', ["auth.header", "X-Key"], id="in capitals"),
+        pytest.param('"bearer"', '"header", header = "host"', ["auth.header", "host"], id="a header of ours"),
+        pytest.param(
+            '"bearer"', '"header", header = "accept"', ["auth.header", "passed on"], id="a header passed on"
+        ),
         pytest.param(
             '"bearer"', '"bearer", colour = "x"', ["colour", "$.auth"], id="a key too many in a table"
         ),

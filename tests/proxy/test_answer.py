@@ -75,6 +75,7 @@ SHAPES: dict[str, tuple[int, list[str], dict[str, Any]]] = {
     "resend": (429, ["message"], {"statusCode": 429, "name": "cap_exhausted"}),
     "openai": (429, ["error", "message"], {"type": "insufficient_quota", "code": "cap_exhausted"}),
     "anthropic": (429, ["error", "message"], {"type": "rate_limit_error"}),
+    "plain": (429, ["error", "message"], {"code": "cap_exhausted"}),
 }
 
 

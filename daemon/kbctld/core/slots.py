@@ -1,12 +1,14 @@
 """Where a vault key stands in a request. Pure.
 
-SDKs put their key into ``Authorization: Bearer``, ``Authorization: Basic`` (as user or password) or
-``x-api-key``. All of these are read; exactly one distinct vault key must be among them. Whatever else
-stands there is dropped, never forwarded and never repeated in an answer: it may be a real secret.
+SDKs put their key into ``Authorization: Bearer``, ``Authorization: Basic`` (as user or password),
+``x-api-key`` or a header of the vendor's own. All of these are read; exactly one distinct vault key must be
+among them. Whatever else stands there is dropped, never forwarded and never repeated in an answer: it may be
+a real secret.
 """
 
 import base64
 import binascii
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from kbctld.core.refusal import Code, Refusal
@@ -22,12 +24,15 @@ class Shown:
     slot: AuthScheme
 
 
-def find_vault_key(authorization: bytes | None, api_key: bytes | None) -> Shown | Refusal:
+def find_vault_key(
+    authorization: bytes | None, api_key: bytes | None, own: Iterable[bytes] = ()
+) -> Shown | Refusal:
     """The one vault key of a request.
 
     Args:
         authorization: the value of ``Authorization``.
         api_key: the value of ``x-api-key``.
+        own: the values of the headers that vendors have of their own.
     """
     texts: list[tuple[str, AuthScheme]] = []
     if authorization is not None:
@@ -38,6 +43,7 @@ def find_vault_key(authorization: bytes | None, api_key: bytes | None) -> Shown 
             texts.extend((text, "basic") for text in _basic(value.strip(" ")))
     if api_key is not None:
         texts.append((api_key.decode("latin-1"), "x-api-key"))
+    texts.extend((value.decode("latin-1"), "header") for value in own)
     keys = {text: slot for text, slot in reversed(texts) if text.startswith(PREFIX)}
     if len(keys) > 1:
         return Refusal(Code.AMBIGUOUS_REQUEST, "the request carries two different vault keys", "send one")

@@ -250,7 +250,7 @@ class Operations(_Strict):
     stamps: bool = False
 
 
-AuthScheme = Literal["bearer", "basic", "x-api-key"]
+AuthScheme = Literal["bearer", "basic", "x-api-key", "header"]
 
 
 class Auth(_Strict):
@@ -260,11 +260,13 @@ class Auth(_Strict):
         scheme: the usual way.
         also: other ways that the vendor takes: used where the agent sent its vault key so.
         user: for basic, the field of the credential that is the user's name; the secret is the password.
+        header: for header, the lower-case name of the vendor's own; its value is the secret.
     """
 
     scheme: AuthScheme
     also: list[Literal["bearer", "x-api-key"]] = []
     user: Text | None = None
+    header: Text | None = None
 
 
 class Idempotency(_Strict):
@@ -335,7 +337,7 @@ class VendorFile(_Strict):
     origin: Text
     body: Literal["form", "json"]
     auth: Auth
-    error_shape: Literal["stripe", "twilio", "resend", "openai", "anthropic"]
+    error_shape: Literal["stripe", "twilio", "resend", "openai", "anthropic", "plain"]
     request_id_header: Text
     roots: Annotated[list[Text], Meta(min_length=1)]
     operation: list[Operation] = []
@@ -396,6 +398,7 @@ class Vendor:
         self.adds = file.adds or ""
         self.forward_headers = frozenset(file.forward_headers)
         self.account_headers = frozenset(file.account_headers)
+        self.key_header = (file.auth.header or "").encode("ascii")
         self.request_id_header = file.request_id_header.lower().encode("ascii")
         self.rates = read_rates_of(file.rate, "rate")
         self.operations = {operation.name: operation for _, operation in listed(file)}
@@ -593,6 +596,13 @@ def problems(file: VendorFile) -> Iterator[Problem]:
         yield Problem(
             ("auth", "user"), "`auth.user` stands with scheme basic, and names a field of the credential"
         )
+    own = file.auth.header
+    if (file.auth.scheme == "header") != (own is not None):
+        yield Problem(("auth", "header"), "`auth.header` stands with scheme header, and names one")
+    elif own is not None and (not _HEADER.fullmatch(own) or own in _NEVER_FORWARDED):
+        yield Problem(("auth", "header"), f"`auth.header` takes a lower-case name of a header, not {own!r}")
+    elif own in (*file.forward_headers, *file.account_headers):
+        yield Problem(("auth", "header"), f"`auth.header` can't be passed on as well: {own!r} is the key's")
     for key in ("forward_headers", "account_headers"):
         for header in getattr(file, key):
             if not _HEADER.fullmatch(header):
@@ -744,7 +754,7 @@ def explain(text: str) -> str:
         kinds = "free, amount, increase, items, recipients, sms, minutes, flat, tokens or unpriceable"
         text += f"; `kind` takes {kinds}"
     elif "`$.auth.scheme`" in text:
-        text += "; it takes bearer, basic or x-api-key"
+        text += "; it takes bearer, basic, x-api-key or header"
     elif "`$.idempotency.methods" in text:
         text += "; it takes POST or DELETE"
     elif "`$.body`" in text:
@@ -754,7 +764,7 @@ def explain(text: str) -> str:
     elif "`$.model_table`" in text:
         text += "; it takes openai or anthropic"
     elif "`$.error_shape`" in text:
-        text += "; it takes stripe, twilio, resend, openai or anthropic"
+        text += "; it takes stripe, twilio, resend, openai, anthropic or plain"
     elif "`$.schema`" in text:
         text += f"; it takes {SCHEMA}"
     return text

@@ -91,10 +91,20 @@ def _anthropic(code: str, status: int, message: str, call_id: str, details: Deta
     return {"type": "error", "error": error, "request_id": call_id, "kbctl": {"code": code, **details}}
 
 
+def _plain(code: str, status: int, message: str, call_id: str, details: Details) -> dict[str, Any]:
+    return {
+        "error": {"code": code, "message": message},
+        "message": message,
+        "status": status,
+        "kbctl": details,
+    }
+
+
 _SHAPES = {
     "stripe": _stripe,
     "twilio": _twilio,
     "resend": _resend,
     "openai": _openai,
     "anthropic": _anthropic,
+    "plain": _plain,
 }

@@ -93,7 +93,9 @@ class Call:
     async def identify(self, fields: Fields) -> Grant | Refusal:
         """Find whose key it is; the row is that key's from here on, even if the key is no good."""
         slots = dict(fields)
-        shown = find_vault_key(slots.get(b"authorization"), slots.get(b"x-api-key"))
+        headers = {vendor.key_header for vendor in self._vendors.values()}
+        own = [value for name, value in fields if name in headers]
+        shown = find_vault_key(slots.get(b"authorization"), slots.get(b"x-api-key"), own)
         if isinstance(shown, Refusal):
             return shown
         self.slot = shown.slot

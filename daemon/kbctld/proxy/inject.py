@@ -54,6 +54,8 @@ def _authorization(access: Access, credential: Credential, slot: AuthScheme) -> 
             return b"Authorization: Bearer " + secret + b"\r\n"
         case "x-api-key":
             return b"x-api-key: " + secret + b"\r\n"
+        case "header":
+            return (auth.header or "").encode("ascii") + b": " + secret + b"\r\n"
         case "basic":
             user = credential.fields[auth.user or ""].encode("ascii")
             return b"Authorization: Basic " + base64.b64encode(user + b":" + secret) + b"\r\n"
