@@ -161,6 +161,7 @@ TWILIO = """
 import json, sys
 from twilio.base.exceptions import TwilioRestException
 from twilio.rest import Client
+from twilio.twiml.voice_response import VoiceResponse
 
 base, key, sid, call = sys.argv[1:]
 client = Client(sid, key)
@@ -169,13 +170,17 @@ if call == "plain":
     client = Client(sid, key)
     client.api.base_url = base + "/twilio"
 text = {"to": "+14155550100", "from_": "+14155550111"}
+say = VoiceResponse()
+say.say("Hello", voice="alice")
 calls = {
     "send": lambda: client.messages.create(body="Hello", **text),
     "plain": lambda: client.messages.create(body="Hello", **text),
     "media": lambda: client.messages.create(media_url=["https://a.test/1", "https://a.test/2"], **text),
     "whatsapp": lambda: client.messages.create(body="Hello", to="whatsapp:+14155550100", from_="whatsapp:+1"),
-    "call": lambda: client.calls.create(url="https://a.test/say", time_limit=90, **text),
-    "endless": lambda: client.calls.create(url="https://a.test/say", **text),
+    "call": lambda: client.calls.create(twiml=say, time_limit=90, **text),
+    "endless": lambda: client.calls.create(twiml=say, **text),
+    "dial": lambda: client.calls.create(url="https://a.test/say", time_limit=90, **text),
+    "lookup": lambda: [client.lookups.v2.phone_numbers("+14155550100").fetch().phone_number],
     "verify": lambda: client.verify.v2.services("VA1").verifications.create(to="+14155550100", channel="sms"),
     "services": lambda: [each.sid for each in client.verify.v2.services.stream(page_size=1)],
     "keys": lambda: client.new_keys.create(),
@@ -189,6 +194,7 @@ except TwilioRestException as error:
 print(json.dumps(report))
 """
 MESSAGES = f"/2010-04-01/Accounts/{ACCOUNT}/Messages.json"
+LOOKUP = "/lookups/v2/PhoneNumbers/+14155550100"
 CALLS = f"/2010-04-01/Accounts/{ACCOUNT}/Calls.json"
 VERIFY = "/verify/v2/Services"
 
@@ -204,16 +210,19 @@ def pages(path: str) -> dict[str, Any]:
 def test_twilio_counts_segments_minutes_and_messages(up: Kbctl, upstream: Upstream) -> None:
     """Each leaves under the real account with the real token, in every form that SDKs can be pointed."""
     upstream.answers[MESSAGES] = (201, {"sid": "SM1"})
+    upstream.answers[LOOKUP] = (200, {"phone_number": "+14155550100"})
     upstream.answers[CALLS] = (201, {"sid": "CA1"})
     upstream.answers[f"{VERIFY}/VA1/Verifications"] = (201, {"sid": "VE1"})
     upstream.answers[VERIFY] = (200, pages)
-    key = up("issue", "--vendor", "twilio", "--tenant", "acme", "--cap", "0.15").strip()
+    key = up("issue", "--vendor", "twilio", "--tenant", "acme", "--cap", "0.99").strip()
     expected = [
         ("send", MESSAGES, 0.0145, "SM1"),
         ("plain", MESSAGES, 0.0145, "SM1"),
         ("media", MESSAGES, 0.071, "SM1"),
         ("call", CALLS, 0.028, "CA1"),
         ("verify", f"{VERIFY}/VA1/Verifications", 0.0145, "VE1"),
+        ("endless", CALLS, 0.84, "CA1"),
+        ("lookup", LOOKUP, 0, ["+14155550100"]),
     ]
     for number, (call, path, usd, sid) in enumerate(expected):
         report = agent(up, TWILIO, key, (ALIAS, ACCOUNT)[number % 2], call)
@@ -237,7 +246,7 @@ def test_twilio_counts_segments_minutes_and_messages(up: Kbctl, upstream: Upstre
 @pytest.mark.parametrize(
     ("call", "sid", "status", "code"),
     [
-        ("endless", ALIAS, 400, "amount_unknown"),
+        ("dial", ALIAS, 400, "amount_unknown"),
         ("whatsapp", ALIAS, 400, "amount_unknown"),
         ("send", "AC" + "7" * 32, 403, "account_not_allowed"),
         ("keys", ALIAS, 403, "endpoint_not_allowed"),

@@ -19,6 +19,7 @@ from tests.support.world import ACCOUNT, SECRET, World, open_world
 
 ALIAS, OTHER = (f"AC{digit * 32}" for digit in "07")
 MESSAGE = "To=%2B14155550100&From=%2B14155550111&Body=Hello"
+BOUNDED = f"{MESSAGE}&MaxPrice=0.0145"
 VERIFICATION = "To=%2B14155550100&Channel=sms"
 JSON = b"Content-Type: application/json"
 
@@ -47,6 +48,10 @@ def messages(account: str) -> str:
     return f"/2010-04-01/Accounts/{account}/Messages.json"
 
 
+CALLS = messages(ACCOUNT).replace("Messages", "Calls")
+CALL = "To=%2B14155550100&From=%2B14155550111&Twiml=%3CResponse%2F%3E"
+
+
 @pytest.mark.parametrize(
     "path",
     [
@@ -64,7 +69,7 @@ def test_a_message_leaves_under_the_real_account_with_the_real_token(tmp_path: P
         async with open_world(tmp_path, vendors={"twilio": twilio(tmp_path)}) as world:
             world.vendor.answers.append(answer(b'{"sid":"SM1"}', 201, JSON, b"Twilio-Request-Id: RQ1"))
             assert (await ask(world, path, MESSAGE)).status == 201
-            assert (world.heard.target, world.heard.body) == (messages(ACCOUNT), MESSAGE.encode())
+            assert (world.heard.target, world.heard.body) == (messages(ACCOUNT), BOUNDED.encode())
             pair = base64.b64encode(f"{ACCOUNT}:{SECRET}".encode())
             assert world.heard.all(b"authorization") == [b"Basic " + pair]
             assert world.heard.all(b"x-twilio-client") == [b"python-9.13.0"]
@@ -105,7 +110,7 @@ def test_the_vault_key_is_found_in_either_part(tmp_path: Path) -> None:
         (messages(ALIAS), f"{MESSAGE}&ContentSid=HX1", 400, "amount_unknown"),
         (messages(ALIAS), MESSAGE.replace("To=", "To=whatsapp%3A"), 400, "amount_unknown"),
         (f"{messages(ALIAS)}?Body=more", MESSAGE, 400, "ambiguous_request"),
-        (messages(ALIAS).replace("Messages", "Calls"), MESSAGE, 400, "amount_unknown"),
+        (CALLS, f"{CALL}&Url=https%3A%2F%2Fa.test", 400, "amount_unknown"),
         ("/v2/Services/VA1/Verifications", VERIFICATION, 400, "ambiguous_request"),
         ("/evil.com/v2/Services", "", 403, "endpoint_not_allowed"),
         ("/evil.twilio.com/v2/Services", "", 403, "endpoint_not_allowed"),
@@ -211,6 +216,37 @@ def test_law_6_each_host_has_a_pool_of_its_own(tmp_path: Path) -> None:
             assert used == {"api": 1, "verify": 1}
             for label in ("api", "verify"):
                 world.plane.pools[f"twilio/{label}"].close()
+
+    run(main())
+
+
+# --- what the vendor itself is held to ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("path", "sent", "left", "reason"),
+    [
+        (messages(ACCOUNT), MESSAGE, BOUNDED, "MaxPrice=0.0145 was added"),
+        (messages(ACCOUNT), f"{MESSAGE}&MaxPrice=0.01", f"{MESSAGE}&MaxPrice=0.01", None),
+        (messages(ACCOUNT), f"MaxPrice=5&{MESSAGE}", BOUNDED, "MaxPrice=0.0145 was added"),
+        (messages(ACCOUNT), f"{MESSAGE}&MaxPrice=0", BOUNDED, "MaxPrice=0.0145 was added"),
+        (CALLS, CALL, f"{CALL}&TimeLimit=3600", "TimeLimit=3600 was added"),
+        (CALLS, f"{CALL}&TimeLimit=60", f"{CALL}&TimeLimit=60", None),
+    ],
+)
+def test_the_vendor_is_told_the_bound_that_was_held(
+    tmp_path: Path, path: str, sent: str, left: str, reason: str | None
+) -> None:
+    """A smaller bound of the agent's stays; the hold is the same; the row tells what was added."""
+
+    async def main() -> None:
+        async with open_world(tmp_path, vendors={"twilio": twilio(tmp_path)}) as world:
+            assert (await ask(world, f"/twilio{path}", sent)).status == 200
+            assert world.heard.body.decode() == left
+            row = await world.last()
+            assert row["reason"] == reason
+            usd = {CALL: 840_000_000, f"{CALL}&TimeLimit=60": 14_000_000}
+            assert row["amount_nano"] == usd.get(sent, 14_500_000)
 
     run(main())
 

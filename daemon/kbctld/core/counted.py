@@ -14,6 +14,7 @@ from kbctld.core.minutes import price_minutes
 from kbctld.core.recipients import price_recipients
 from kbctld.core.sms import price_sms
 from kbctld.core.tariff import Tariff, UntoldError
+from kbctld.core.twiml import price_instructions
 from kbctld.core.vendor import Counted, Flat, Minutes, Recipients, Sms
 
 
@@ -23,11 +24,11 @@ def deciding(cost: Counted) -> list[str]:
         case Recipients():
             return cost.fields
         case Sms():
-            return [field for field in (cost.to, cost.text, cost.sender, cost.media) if field]
+            return [field for field in (cost.to, cost.text, cost.sender, cost.media, cost.ceiling) if field]
         case Minutes():
-            return [cost.to, cost.seconds]
+            return [cost.to, cost.seconds, *_inline(cost)]
         case Flat():
-            return [cost.to] if cost.to else []
+            return [*([cost.to] if cost.to else []), *_inline(cost)]
         case _:
             assert_never(cost)
 
@@ -59,8 +60,16 @@ def price_counted(cost: Counted, body: Form | Document | Batch, query: Form, tar
         case Sms():
             return price_sms(cost, body, tariff)
         case Minutes():
-            return price_minutes(cost, body, tariff)
+            return price_minutes(cost, body, tariff) + _told(cost, body, query, tariff)
         case Flat():
-            return price_flat(cost, body, tariff)
+            return price_flat(cost, body, tariff) + _told(cost, body, query, tariff)
         case _:
             assert_never(cost)
+
+
+def _inline(cost: Minutes | Flat) -> list[str]:
+    return [cost.instructions.inline] if cost.instructions is not None else []
+
+
+def _told(cost: Minutes | Flat, body: Form | Document | Batch, query: Form, tariff: Tariff) -> int:
+    return 0 if cost.instructions is None else price_instructions(cost.instructions, body, query, tariff)

@@ -1,7 +1,7 @@
 """Phone calls are priced by the minute, for as long as they may last at most.
 
-What must stay true: without a bound on its length a call is refused; the proxy adds none by itself, since a
-call that ends too early is a fault that nobody would look for here.
+What must stay true: no call leaves without a bound on its length. Where the agent states none, the proxy
+writes the vendor file's into the request (``bounds``), and that is what is priced.
 """
 
 import re
@@ -23,6 +23,8 @@ def price_minutes(cost: Minutes, body: Form | Document | Batch, tariff: Tariff) 
         AmbiguousFieldError: a field with two readings.
     """
     text = body.one(cost.seconds)
+    if text is None and cost.default_seconds is not None:
+        text = str(cost.default_seconds)
     if text is None:
         raise UntoldError(f"it states no {cost.seconds}", f"state {cost.seconds}, in seconds: 600")
     if not _SECONDS.fullmatch(text):
@@ -30,5 +32,10 @@ def price_minutes(cost: Minutes, body: Form | Document | Batch, tariff: Tariff) 
     # Zero is no length: a vendor may take it for its own default.
     if int(text) == 0:
         raise UntoldError(f"its {cost.seconds} is zero", f"send {cost.seconds}=600")
+    if int(text) > cost.at_most:
+        raise UntoldError(
+            f"its {cost.seconds} is more than {cost.at_most} seconds",
+            f"send {cost.seconds}={cost.at_most} or less",
+        )
     minutes = -(-int(text) // 60)
     return minutes * tariff.at(tariff.minute, phone_number(body, cost.to))

@@ -63,6 +63,8 @@ def price_sms(cost: Sms, body: Form | Document | Batch, tariff: Tariff) -> int:
     number = phone_number(body, cost.to)
     if cost.sender is not None and body.one(cost.sender) is not None:
         phone_number(body, cost.sender)
+    if cost.ceiling is not None:
+        body.one(cost.ceiling)  # what it says never lowers the hold; two readings of it are refused
     text = body.one(cost.text)
     files = body.texts(cost.media) if cost.media is not None else ()
     if text is None and not files:

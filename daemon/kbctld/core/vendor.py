@@ -176,6 +176,8 @@ class Sms(_Strict, tag_field="kind", tag="sms"):
         sender: the field with the sender, whose channel (``whatsapp:``) must be none either.
         text: the field with the text.
         media: the field with the files' addresses.
+        ceiling: the field in which the vendor takes the most that it may charge, in US dollars; the proxy
+            writes what is held into it.
         unbounded: fields that make it cost what the request does not tell.
     """
 
@@ -183,7 +185,23 @@ class Sms(_Strict, tag_field="kind", tag="sms"):
     text: Text
     sender: Text | None = None
     media: Text | None = None
+    ceiling: Text | None = None
     unbounded: list[Text] = []
+
+
+class Instructions(_Strict):
+    """What a phone call is told to do, which may dial further calls.
+
+    Attributes:
+        inline: the field with a document of instructions, of which a few that cost nothing are known.
+        elsewhere: fields that name a document which the request does not hold.
+        price: the name in ``price.per_call_usd`` of the most that such a document can cost; without that
+            price, a call that names one is refused.
+    """
+
+    inline: Text
+    elsewhere: Annotated[list[Text], Meta(min_length=1)]
+    price: Text
 
 
 class Minutes(_Strict, tag_field="kind", tag="minutes"):
@@ -192,11 +210,18 @@ class Minutes(_Strict, tag_field="kind", tag="minutes"):
     Attributes:
         to: the field with the destination, a phone number.
         seconds: the field with how long it may last.
+        default_seconds: what the proxy writes there where the request states nothing; without it, such a
+            call is refused.
+        at_most: the longest that may be stated.
+        instructions: what it is told to do.
         unbounded: fields that make it cost what the request does not tell.
     """
 
     to: Text
     seconds: Text
+    default_seconds: Annotated[int, Meta(ge=1, le=86_400)] | None = None
+    at_most: Annotated[int, Meta(ge=1, le=999_999)] = 999_999
+    instructions: Instructions | None = None
     unbounded: list[Text] = []
 
 
@@ -206,11 +231,13 @@ class Flat(_Strict, tag_field="kind", tag="flat"):
     Attributes:
         price: its name.
         to: the field with a destination that gets a message of one segment on top.
+        instructions: what a phone call is told to do by it.
         unbounded: fields of body or query that make it cost what the request does not tell.
     """
 
     price: Text
     to: Text | None = None
+    instructions: Instructions | None = None
     unbounded: list[Text] = []
 
 
@@ -670,6 +697,11 @@ def _problems_of(
         yield "cost", "`cost.batch` takes a file with JSON bodies"
     if isinstance(cost, Tokens) and (file.body != "json" or not (file.model_price or file.model_table)):
         yield "cost", "`cost` takes a file with JSON bodies and `model_price` or `model_table`"
+    adds = (isinstance(cost, Sms) and cost.ceiling) or (isinstance(cost, Minutes) and cost.default_seconds)
+    if adds and file.body != "form":
+        yield "cost", "`cost` takes `ceiling` and `default_seconds` only in a file with form bodies"
+    if isinstance(cost, Minutes) and cost.default_seconds and cost.default_seconds > cost.at_most:
+        yield "cost", "`cost.default_seconds` is longer than `cost.at_most`"
     if isinstance(cost, Increase) and "{" + cost.of + "}" not in path:
         yield "cost", "`cost.of` takes a path parameter of `match`"
 
@@ -702,6 +734,10 @@ def _problems_of_prices(file: VendorFile, key: str) -> Iterator[Problem]:
                 message = f"operation {operation.name!r}: its cost takes `{key}.{price}`"
                 yield Problem((*place[:2], "cost"), message)
             present[price] = True
+        if isinstance(operation.cost, Minutes | Flat) and operation.cost.instructions is not None:
+            name = f"per_call_usd.{operation.cost.instructions.price}"
+            if name in present:
+                present[name] = True  # the operator's word: a file may do without
     for price, used in present.items():
         if not used:
             message = f"`{key}.{price}`: no operation of {file.name} costs that"

@@ -15,12 +15,13 @@ from urllib.parse import urlencode
 from kbctld.core import body as bodies
 from kbctld.core.account import Acting, find_account
 from kbctld.core.body import EMPTY, Body
+from kbctld.core.bounds import bounded, bounds
 from kbctld.core.cost import Remembered, objects_needed
 from kbctld.core.document import Batch, Document, DocumentError
 from kbctld.core.duplicates import fingerprint, is_watched
 from kbctld.core.form import AmbiguousFieldError, Form, FormError, read_form
 from kbctld.core.grant import Grant
-from kbctld.core.policy import Access
+from kbctld.core.policy import Access, Permit
 from kbctld.core.policy import Request as Asked
 from kbctld.core.refusal import Code, Refusal
 from kbctld.core.target import Arrived, Target
@@ -237,6 +238,22 @@ async def read_request(
         call.row.idempotency_key,
     )
     return body, asked, asks
+
+
+def write_bounds(
+    call: Call, access: Access, permit: Permit, asked: Asked, body: bytes | None
+) -> bytes | None:
+    """The body with what keeps the vendor to the hold; the row tells what was written.
+
+    A retry is known by the bytes that the agent sent, and what is written follows from them and the prices.
+    """
+    if access.operation is None or body is None or not permit.price.readable:
+        return body
+    fields = bounds(access.operation.cost, asked.form, permit.price.nano)
+    if not fields:
+        return body
+    call.row.reason = f"{' and '.join(f'{name}={value}' for name, value in fields.items())} was added"
+    return bounded(body, fields)
 
 
 def _digest(access: Access, slots: Mapping[bytes, bytes], body: bytes) -> bytes:

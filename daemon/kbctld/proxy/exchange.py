@@ -20,7 +20,15 @@ from kbctld.core.vendor import READS, RateClass, Vendor
 from kbctld.credentials import Credential, Credentials
 from kbctld.http1.gate import BadHead
 from kbctld.http1.server import BadBody, ClientGone, Fields, Request
-from kbctld.proxy.asking import find_access, find_credential, plain_fields, read_body, read_request, stranger
+from kbctld.proxy.asking import (
+    find_access,
+    find_credential,
+    plain_fields,
+    read_body,
+    read_request,
+    stranger,
+    write_bounds,
+)
 from kbctld.proxy.call import Call, Refused, allowed
 from kbctld.proxy.flight import Flight
 from kbctld.proxy.inject import outbound_head
@@ -71,6 +79,8 @@ async def exchange(plane: "Plane", request: Request) -> None:
             )
             # The decision. The money is set aside in the same step, without suspending.
             permit: Permit = allowed(call.authorize(grant, access, asked))
+            # What the vendor itself can keep to, where it takes a bound.
+            body = write_bounds(call, access, permit, asked, body)
 
             async with Flight(
                 call, grant, access, permit, turn, plane.aloft, hides_usage=hides_usage
