@@ -58,6 +58,19 @@ def pay(minor: int | str, currency: str) -> str:
     return f"amount={minor}&currency={currency}"
 
 
+CHECKOUT = "POST /v1/checkout/sessions"
+OUT = "POST /v2/money_management/outbound_payments"
+
+
+def items(*lines: tuple[int, int], currency: str = "usd", first: int = 0) -> str:
+    """Line items, each with its amount and quantity."""
+    return "mode=payment" * (first == 0) + "".join(
+        f"&line_items[{number}][price_data][currency]={currency}"
+        f"&line_items[{number}][price_data][unit_amount]={minor}&line_items[{number}][quantity]={quantity}"
+        for number, (minor, quantity) in enumerate(lines, start=first)
+    )
+
+
 STRIPE = [
     # (request, body, outcome, why)
     (PAY, pay(100, "usd"), "$1", "100 cents"),
@@ -144,8 +157,31 @@ STRIPE = [
         "POST /v1/checkout/sessions",
         "line_items[0][price]=price_1&line_items[0][quantity]=2",
         "amount_unknown",
-        "line items",
+        "line_items.price may change",
     ),
+    # Line items: the sum of amount times quantity.
+    (CHECKOUT, items((500, 2)), "$10", "2 x 5.00"),
+    (CHECKOUT, items((500, 2), (1999, 1)), "$29.99", "2 x 5.00 + 19.99"),
+    (CHECKOUT, items((1, 1), (1, 1), (1, 1)), "$0.03", "3 x 0.01"),
+    (CHECKOUT, items((1000, 3), currency="jpy"), "$20.1", "3 x 1,000 x 0.0067"),
+    (CHECKOUT, items((1500, 2), currency="kwd"), "$9.75", "2 x 1.500 x 3.25"),
+    (CHECKOUT, items((500, 0)), "$0", "none of it"),
+    (CHECKOUT, items((500, 1)) + "&line_items[1][price]=price_1", "amount_unknown", "line_items.price may"),
+    (CHECKOUT, items((500, 1)) + "&line_items[1][quantity]=2", "amount_unknown", "lacks a plain"),
+    (
+        CHECKOUT,
+        items((500, 1)) + "&automatic_tax[enabled]=true",
+        "amount_unknown",
+        "automatic_tax may",
+    ),
+    (CHECKOUT, items((500, 1)).replace("quantity]=1", "quantity]=1.5"), "amount_unknown", "lacks a plain"),
+    (CHECKOUT, items((500, 1)) + items((5, 1), currency="eur", first=1), "amount_unknown", "several"),
+    (CHECKOUT, "mode=payment", "amount_unknown", "it states no line_items"),
+    # Beyond v1, amounts stand in JSON objects.
+    (OUT, '{"amount": {"value": 2500, "currency": "usd"}}', "$25", "25.00"),
+    (OUT, '{"amount": {"value": 900, "currency": "jpy"}}', "$6.03", "900 x 0.0067"),
+    (OUT, '{"amount": {"value": 25.5, "currency": "usd"}}', "amount_unknown", "amount.value"),
+    (OUT, '{"amount": {"currency": "usd"}}', "amount_unknown", "it states no amount.value"),
     ("POST /v1/payment_links", "line_items[0][price]=price_1", "amount_unknown", "any number of times"),
     ("POST /v1/quotes/qt_1/accept", "", "amount_unknown", ""),
     ("POST /v1/credit_notes", "invoice=in_1", "amount_unknown", ""),
@@ -164,6 +200,9 @@ MESSAGES = "POST /2010-04-01/Accounts/AC00000000000000000000000000000000/Message
 CALLS = "POST /2010-04-01/Accounts/AC00000000000000000000000000000000/Calls.json"
 US, GB, DE = "%2B14155550100", "%2B447400123456", "%2B4915112345678"
 MEDIA = "&MediaUrl=https%3A%2F%2Fa.test%2F1.png"
+
+
+DIAL = "%3CResponse%3E%3CDial%3E%2B1%3C%2FDial%3E%3C%2FResponse%3E"
 
 
 def text(said: str, to: str = US) -> str:
@@ -255,6 +294,16 @@ TWILIO = [
         "Record",
     ),
     (CALLS, f"To={US}&From={US}&TimeLimit=60&MachineDetection=Enable", "amount_unknown", "MachineDetection"),
+    (CALLS, f"To={US}&From={US}&Twiml=%3CResponse%2F%3E", "$0.84", "no TimeLimit: 60 minutes are written in"),
+    (CALLS, f"To={US}&From={US}&TimeLimit=14400&Twiml=%3CResponse%2F%3E", "$3.36", "240 minutes"),
+    (CALLS, f"To={US}&TimeLimit=14401", "amount_unknown", "TimeLimit is more than 14400 seconds"),
+    (CALLS, f"To={US}&TimeLimit=60&Url=https%3A%2F%2Fa.test", "amount_unknown", "may dial further calls"),
+    (CALLS, f"To={US}&ApplicationSid=AP1", "amount_unknown", "may dial further calls"),
+    (CALLS, f"To={US}&TimeLimit=60&Twiml={DIAL}", "amount_unknown", "its Twiml holds Dial"),
+    (CALLS.replace(".json", "/CA1.json"), "Status=completed", "$0", "hanging up"),
+    (CALLS.replace(".json", "/CA1.json"), f"Twiml={DIAL}", "amount_unknown", "its Twiml holds Dial"),
+    (MESSAGES, text("Hello") + "&MaxPrice=0.001", "$0.0145", "a stated MaxPrice lowers no hold"),
+    (MESSAGES, text("Hello") + "&MaxPrice=1&maxprice=9", "ambiguous_request", "MaxPrice can be read"),
     # Other hosts.
     ("POST /verify/v2/Services/VA1/Verifications", f"To={US}&Channel=sms", "$0.0145", "a message"),
     ("POST /verify/v2/Services/VA1/Verifications", f"To={GB}&Channel=sms", "$0.06", "a message"),
