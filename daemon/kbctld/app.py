@@ -60,6 +60,7 @@ from kbctld.http1.server import Limits, Server
 from kbctld.prices import Prices
 from kbctld.proxy.asking import stranger
 from kbctld.proxy.exchange import Plane
+from kbctld.proxy.later import LaterPrices
 from kbctld.proxy.upstream import Pool, read_origin, verifying_context
 from kbctld.secrets.secret import Secret
 from kbctld.secrets.store import MemoryStore, SecretStore, first_choice, open_store
@@ -163,7 +164,7 @@ class App:
         self._pools: dict[str, Pool] = {}
         self._pretend: sandbox.Sandbox | None = None
         self._pretend_server: sandbox.RunningSandbox | None = None
-        self._housekeeper: asyncio.Task[None] | None = None
+        self._workers: list[asyncio.Task[None]] = []
         self._socket_made = False
 
     # --- start ----------------------------------------------------------------------------------
@@ -220,7 +221,11 @@ class App:
                 await asyncio.get_running_loop().create_server(proxy.protocol, sock=listener, backlog=1024)
             )
         self._catch_signals()
-        self._housekeeper = asyncio.get_running_loop().create_task(self._keep_house(vault))
+        loop = asyncio.get_running_loop()
+        self._workers = [
+            loop.create_task(self._keep_house(vault)),
+            loop.create_task(LaterPrices(self._plane).run()),
+        ]
         self._note_rates()
 
     async def _open_secrets(self, database: Database, vault: Vault) -> SecretStore:
@@ -435,8 +440,9 @@ class App:
             self._plane.draining = True
         for server in self._servers:
             await server.drain(DRAIN_S)
-        if self._housekeeper is not None:
-            self._housekeeper.cancel()
+        for worker in self._workers:
+            worker.cancel()
+        await asyncio.gather(*self._workers, return_exceptions=True)
         for pool in self._pools.values():
             pool.close()
         if self._credentials is not None:

@@ -32,6 +32,7 @@ from kbctld.core.cost import Price, Remembered
 from kbctld.core.entry import EntryError, read_entry
 from kbctld.core.grant import Grant, label_matches
 from kbctld.core.ledger import (
+    NS_PER_S,
     TWINS_MAX,
     Account,
     Attempt,
@@ -45,7 +46,7 @@ from kbctld.core.ledger import (
     day_of,
 )
 from kbctld.core.limits import Limits
-from kbctld.core.money import Rates
+from kbctld.core.money import Rates, usd_from_nano
 from kbctld.core.pace import Bucket
 from kbctld.core.policy import Access, Permit, Request, authorize
 from kbctld.core.refusal import Code, Refusal
@@ -54,7 +55,7 @@ from kbctld.core.rule import RuleError, read_rule
 from kbctld.core.vault_key import base62, digest, mint, same
 from kbctld.core.vendor import Vendor
 from kbctld.prices import Prices
-from kbctld.store import changes, queries
+from kbctld.store import changes, later, queries
 from kbctld.store.database import Database
 from kbctld.store.journal import CallRow, Journal, JournalError, Statement
 from kbctld.store.kept import Kept, kept_of, kept_of_tenant
@@ -138,6 +139,7 @@ class Vault:
         ledger: the open holds.
         policies: limits as JSON, by name.
         spent_nano: posted since the start.
+        awaits: set when there is one more price to ask for.
         patience_s: how long a change that has bitten already waits for a locked database.
     """
 
@@ -162,6 +164,7 @@ class Vault:
         self.policies: dict[str, str] = {}
         self.spent_nano = 0
         self.patience_s = 10.0
+        self.awaits = asyncio.Event()
         self._database = database
         self._wall_ns = wall_ns
         self._tick_ns = tick_ns
@@ -773,7 +776,91 @@ class Vault:
 
     def _freeze_if_over(self, grant: Grant, hold: Hold, spent_nano: int | None) -> None:
         """The truth is larger than the bound: our price is wrong, so this key spends no more."""
-        if spent_nano is not None and spent_nano > hold.nano and grant.frozen is None:
+        if spent_nano is not None and spent_nano > hold.nano:
+            self._freeze(grant)
+
+    # --- prices that are told later -------------------------------------------------------------
+
+    def await_price(
+        self,
+        row: CallRow,
+        vendor: str,
+        credential: str,
+        operation: str,
+        path: str,
+        untold_nano: int,
+        after_s: int,
+    ) -> None:
+        """Have the true price of a posted call asked for.
+
+        Args:
+            row: of the call.
+            vendor: who tells it.
+            credential: whose account the call was made in.
+            operation: what the call was.
+            path: where the price is told.
+            untold_nano: what that price leaves out, at most.
+            after_s: how long after now.
+        """
+        assert row.key_no is not None  # noqa: S101 - it was let through
+        call = later.Awaited(
+            call_id=row.call_id,
+            key_no=row.key_no,
+            vendor=vendor,
+            credential=credential,
+            operation=operation,
+            path=path,
+            day=day_of(row.ts_ns),
+            nano=row.amount_nano,
+            fees_nano=untold_nano,
+            due_ns=self.now_ns() + after_s * NS_PER_S,
+        )
+        self.journal.note([later.awaited(call)])
+        self.awaits.set()
+
+    def put_off(self, call: later.Awaited, wait_s: int, tries: int) -> None:
+        """Ask for it again, later."""
+        self.journal.note([later.put_off(call.call_id, self.now_ns() + wait_s * NS_PER_S, tries)])
+
+    def give_up(self, call: later.Awaited) -> None:
+        """Ask no more; what was posted stays posted."""
+        self.journal.note([later.ended(call.call_id, self.now_ns())])
+
+    def correct(self, call: later.Awaited, grant: Grant, nano: int) -> None:
+        """Put what a call really cost in place of what was posted, on the day of its hold, up or down.
+
+        Memory, balances and row change in one step and one transaction. A price above the hold may pass a
+        cap: it is recorded as it is, and the key stops.
+        """
+        delta, now_ns = nano - call.nano, self.now_ns()
+        for scope in grant.scopes if delta else ():
+            scope.account.post(call.day, delta)
+            self.journal.spend(scope.name, call.day, delta)
+        self.spent_nano += delta
+        said = {"from_usd": usd_from_nano(call.nano), "to_usd": usd_from_nano(nano)}
+        self.journal.note(
+            [
+                later.corrected(call.call_id, nano),
+                later.ended(call.call_id, now_ns),
+                changes.noted(now_ns, "kbctl", "call.correct", call.call_id, said),
+            ]
+        )
+        if delta > 0:
+            self._freeze(grant)
+
+    async def grant_of(self, number: int) -> Grant:
+        """The grant of a key that is on disk.
+
+        Raises:
+            JournalError: the database can't be read.
+        """
+        grant = await self._by_number(number)
+        assert grant is not None  # noqa: S101 - its calls refer to it
+        return grant
+
+    def _freeze(self, grant: Grant) -> None:
+        """The truth is larger than the bound: our price is wrong, so this key spends no more."""
+        if grant.frozen is None:
             grant.frozen = "a call cost more than could be told before it was sent"
             self.journal.note([changes.key_frozen(grant.no, grant.frozen)])
 

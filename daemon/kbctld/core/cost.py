@@ -61,6 +61,7 @@ class Price:
         exact: False where the answer tells the truth that the request can't.
         readable: False where nobody can tell the cost and no cap asks for it.
         counts: what the object will have been counted at once this is spent; None where nothing builds on it.
+        untold: nano-USD of it that the vendor leaves out, at most, of the price that it tells later.
         tokens: the prices of the model, for when the answer tells its usage; None for any other call.
     """
 
@@ -71,6 +72,7 @@ class Price:
     readable: bool = True
     counts: Remembered | None = None
     tokens: TokenPrice | None = None
+    untold: int = 0
 
 
 FREE = Price()
@@ -142,7 +144,9 @@ def price(
             return _price_tokens(operation, cost, form, find_price)
         if isinstance(cost, Counted):
             assert tariff is not None  # noqa: S101 - the vendor file has a price for each
-            return _bounded(operation, Price(counted.price_counted(cost, form, query, tariff)))
+            nano = counted.price_counted(cost, form, query, tariff)
+            untold = counted.fees(cost, form, query, tariff) if operation.later is not None else 0
+            return _bounded(operation, Price(nano, untold=untold))
         if isinstance(cost, Items):
             assert isinstance(form, Form)  # noqa: S101 - such a path takes nothing else
             return _priced(operation, *sum_items(cost, form, query), rates)

@@ -12,7 +12,7 @@ from kbctld.core.flat import price_flat
 from kbctld.core.form import Form
 from kbctld.core.minutes import price_minutes
 from kbctld.core.recipients import price_recipients
-from kbctld.core.sms import price_sms
+from kbctld.core.sms import fees_of_sms, price_sms
 from kbctld.core.tariff import Tariff, UntoldError
 from kbctld.core.twiml import price_instructions
 from kbctld.core.vendor import Counted, Flat, Minutes, Recipients, Sms
@@ -63,6 +63,19 @@ def price_counted(cost: Counted, body: Form | Document | Batch, query: Form, tar
             return price_minutes(cost, body, tariff) + _told(cost, body, query, tariff)
         case Flat():
             return price_flat(cost, body, tariff) + _told(cost, body, query, tariff)
+        case _:
+            assert_never(cost)
+
+
+def fees(cost: Counted, body: Form | Document | Batch, query: Form, tariff: Tariff) -> int:
+    """Nano-USD of the price that the vendor will not tell later; asked of a call that was priced."""
+    match cost:
+        case Sms():
+            return fees_of_sms(cost, body, tariff)
+        case Minutes() | Flat():
+            return _told(cost, body, query, tariff)
+        case Recipients():
+            return 0
         case _:
             assert_never(cost)
 

@@ -53,6 +53,14 @@ def phone_number(body: Form | Document | Batch, field: str) -> str:
     return number
 
 
+def fees_of_sms(cost: Sms, body: Form | Document | Batch, tariff: Tariff) -> int:
+    """Nano-USD of what the vendor bills apart from the price that it tells; of a body that was priced."""
+    text = body.one(cost.text)
+    files = len(body.texts(cost.media)) if cost.media is not None else 0
+    media = max(tariff.media_fee, tariff.segment_fee)
+    return (segments(text) if text is not None else 0) * tariff.segment_fee + files * media
+
+
 def price_sms(cost: Sms, body: Form | Document | Batch, tariff: Tariff) -> int:
     """Nano-USD of all segments, and of the files that go with them.
 

@@ -51,6 +51,9 @@ class PriceTable(Struct, forbid_unknown_fields=True, kw_only=True):
         per_mail_usd: of one recipient of a mail.
         per_segment_usd: of one segment of a text message, by destination: ``US``, ``+1907``, ``other``.
         per_media_usd: of one file that goes with a message.
+        per_segment_fee_usd: what of a segment the vendor bills apart, at most, and leaves out of the price
+            that it tells later.
+        per_media_fee_usd: the same of a file.
         per_minute_usd: of one begun minute of a phone call, by destination.
         per_call_usd: of one call of an operation, by a name that ``cost.price`` names.
     """
@@ -60,6 +63,8 @@ class PriceTable(Struct, forbid_unknown_fields=True, kw_only=True):
     per_mail_usd: Text | None = None
     per_segment_usd: dict[str, str] = {}
     per_media_usd: Text | None = None
+    per_segment_fee_usd: Text | None = None
+    per_media_fee_usd: Text | None = None
     per_minute_usd: dict[str, str] = {}
     per_call_usd: dict[str, str] = {}
 
@@ -74,6 +79,8 @@ class Tariff:
     minute: Mapping[str, int]
     call: Mapping[str, int]
     country_of: CountryOf
+    segment_fee: int = 0
+    media_fee: int = 0
 
     def at(self, table: Mapping[str, int], number: str) -> int:
         """The price of a destination: of the longest prefix listed, else of its country, else the dearest."""
@@ -110,6 +117,13 @@ def read_tariff(table: PriceTable, key: str, country_of: CountryOf = nowhere) ->
         _by_destination(table.per_minute_usd, f"{key}.per_minute_usd"),
         {name: _of_call(name, text, f"{key}.per_call_usd") for name, text in table.per_call_usd.items()},
         country_of,
+        *(
+            0 if text is None else _nano(text, f"{key}.{name}")
+            for name, text in (
+                ("per_segment_fee_usd", table.per_segment_fee_usd),
+                ("per_media_fee_usd", table.per_media_fee_usd),
+            )
+        ),
     )
 
 
@@ -121,6 +135,8 @@ def overlaid(table: PriceTable, own: PriceTable) -> PriceTable:
         per_mail_usd=own.per_mail_usd or table.per_mail_usd,
         per_segment_usd={**table.per_segment_usd, **own.per_segment_usd},
         per_media_usd=own.per_media_usd or table.per_media_usd,
+        per_segment_fee_usd=own.per_segment_fee_usd or table.per_segment_fee_usd,
+        per_media_fee_usd=own.per_media_fee_usd or table.per_media_fee_usd,
         per_minute_usd={**table.per_minute_usd, **own.per_minute_usd},
         per_call_usd={**table.per_call_usd, **own.per_call_usd},
     )

@@ -38,6 +38,7 @@ _PATTERN = re.compile(r"(GET|HEAD|POST|PUT|PATCH|DELETE) (/[A-Za-z0-9._~{}/-]*)"
 _PARAMETER = re.compile(r"\{([a-z_]+)\}", re.ASCII)
 _ORIGIN = re.compile(r"https://[a-z0-9](?:[a-z0-9.-]*[a-z0-9])?(?::[0-9]{1,5})?", re.ASCII)
 _WORD = re.compile(r"/[a-z][a-z-]*", re.ASCII)
+_FEES = frozenset({"per_segment_fee_usd", "per_media_fee_usd"})
 _MODEL = re.compile(r"[A-Za-z0-9._:/@-]{0,200}\*?", re.ASCII)
 _DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", re.ASCII)
 _OWN = ("name", "match")
@@ -247,6 +248,24 @@ Counted = Recipients | Sms | Minutes | Flat
 Cost = Free | Amount | Increase | Items | Recipients | Sms | Minutes | Flat | Tokens | Unpriceable
 
 
+class Later(_Strict):
+    """Where the vendor tells the true price of a call, some time after it.
+
+    Attributes:
+        get: the path, with parameters of ``match`` and ``{id}``.
+        object: the field of the call's answer with that id.
+        price: the field of the later answer with the price, a text; null until it is known.
+        unit: the field with its currency.
+        after_s: seconds until it is first asked for.
+    """
+
+    get: Text
+    object: Text
+    price: Text
+    unit: Text
+    after_s: Annotated[int, Meta(ge=1, le=86_400)] = 60
+
+
 class Operation(_Strict):
     """One thing that the vendor can do."""
 
@@ -259,6 +278,8 @@ class Operation(_Strict):
     """Takes the vendor's own metadata, so that a key may stamp it."""
     repeats: bool = False
     """Asking for it again soon is normal, as for a code that did not come: no duplicate is suspected."""
+    later: Later | None = None
+    """Where its true price is told, for what is counted by a table of prices."""
 
     @property
     def body_decides(self) -> bool:
@@ -697,6 +718,14 @@ def _problems_of(
         yield "cost", "`cost.batch` takes a file with JSON bodies"
     if isinstance(cost, Tokens) and (file.body != "json" or not (file.model_price or file.model_table)):
         yield "cost", "`cost` takes a file with JSON bodies and `model_price` or `model_table`"
+    if operation.later is not None:
+        known = {*_PARAMETER.findall(path), "id"}
+        if not isinstance(cost, Counted):
+            yield "later", "`later` takes an operation that is priced by `[price]`"
+        if not set(_PARAMETER.findall(operation.later.get)) <= known or "{id}" not in operation.later.get:
+            yield "later", "`later.get` takes {id} and the parameters of `match`"
+        elif not operation.later.get.startswith(roots):
+            yield "later", f"`later.get` starts with none of {', '.join(file.roots)}"
     adds = (isinstance(cost, Sms) and cost.ceiling) or (isinstance(cost, Minutes) and cost.default_seconds)
     if adds and file.body != "form":
         yield "cost", "`cost` takes `ceiling` and `default_seconds` only in a file with form bodies"
@@ -734,6 +763,8 @@ def _problems_of_prices(file: VendorFile, key: str) -> Iterator[Problem]:
                 message = f"operation {operation.name!r}: its cost takes `{key}.{price}`"
                 yield Problem((*place[:2], "cost"), message)
             present[price] = True
+        if isinstance(operation.cost, Sms) and operation.later is not None:
+            present.update(dict.fromkeys(present.keys() & _FEES, True))
         if isinstance(operation.cost, Minutes | Flat) and operation.cost.instructions is not None:
             name = f"per_call_usd.{operation.cost.instructions.price}"
             if name in present:
@@ -750,6 +781,8 @@ def _present(tariff: Tariff) -> dict[str, bool]:
         "per_mail_usd": tariff.mail is not None,
         "per_segment_usd": bool(tariff.segment),
         "per_media_usd": tariff.media is not None,
+        "per_segment_fee_usd": tariff.segment_fee > 0,
+        "per_media_fee_usd": tariff.media_fee > 0,
         "per_minute_usd": bool(tariff.minute),
     }
     held = [key for key, there in counts.items() if there] + [f"per_call_usd.{name}" for name in tariff.call]

@@ -349,15 +349,23 @@ class Plane:
         """Drop what was kept of a secret that was rotated or removed."""
         self._scrubbers.pop(credential_name, None)
 
-    def usable_credential(self, grant: Grant, vendor: Vendor) -> Credential:
+    def usable_credential(self, grant: Grant, vendor: Vendor, name: str | None = None) -> Credential:
         """The credential of a call that may leave now.
+
+        Args:
+            grant: whose call it is.
+            vendor: where to.
+            name: the only one that will do; None for whichever the grant has.
 
         Raises:
             Refused: there is none, or we are stopping.
         """
         if self.draining:
             raise Refused(Refusal(Code.SHUTTING_DOWN, "the daemon is stopping", retry_after_s=5))
-        return allowed(find_credential(self.credentials, grant, vendor))
+        credential = allowed(find_credential(self.credentials, grant, vendor))
+        if name is not None and credential.name != name:
+            raise Refused(Refusal(Code.CREDENTIAL_UNAVAILABLE, f"there is no credential {name} any more"))
+        return credential
 
     def way(self, access: Access) -> tuple[Pool, Access]:
         """The way to the host that is meant, and what is asked there; a mock has all hosts under its own."""

@@ -11,12 +11,13 @@ from typing import Any, Self
 import msgspec
 
 from kbctld.core.grant import Grant
+from kbctld.core.later import place_of
 from kbctld.core.ledger import Verdict
 from kbctld.core.money import read_currency
 from kbctld.core.outcome import verdict_of
 from kbctld.core.policy import Access, Permit
 from kbctld.core.tokens import spent
-from kbctld.core.vendor import Amount, Increase, Tokens
+from kbctld.core.vendor import Amount, Increase, Later, Tokens
 from kbctld.credentials import Credential
 from kbctld.proxy.call import Call
 from kbctld.proxy.shares import Turn
@@ -56,11 +57,15 @@ class Flight:
         self._settled = False
         self._hides_usage = hides_usage
         self._events: UsageStream | None = None
+        operation = access.operation
+        # Where nobody could read the price before, a later one says nothing of what was counted.
+        self._later = operation.later if operation is not None and permit.price.readable else None
 
     @property
     def reads_answer(self) -> bool:
         """Whether the answer's JSON tells something that we need."""
-        return self.permit.price.counts is not None or not self.permit.price.exact
+        price = self.permit.price
+        return price.counts is not None or not price.exact or self._later is not None
 
     @property
     def reads_up_to(self) -> int:
@@ -125,7 +130,25 @@ class Flight:
                 self._call.vault.remember(
                     self._access.vendor.name, credential.name, object_id, self.permit.price
                 )
-        self._settle(verdict_of(answer.status), spent_nano=spent_nano, replayed=replayed)
+        verdict = verdict_of(answer.status)
+        self._settle(verdict, spent_nano=spent_nano, replayed=replayed)
+        if self._later is not None and verdict is Verdict.POSTED and self.permit.replay_of is None:
+            self._await_price(self._later, _json_object(read), credential)
+
+    def _await_price(self, later: Later, said: dict[str, Any], credential: Credential) -> None:
+        """What it really cost is told later, where the answer says of what."""
+        path = place_of(later, self._access.parameters, said)
+        operation = self._access.operation
+        if path is not None and operation is not None:
+            self._call.vault.await_price(
+                self._call.row,
+                self._access.vendor.name,
+                credential.name,
+                operation.name,
+                path,
+                self.permit.price.untold,
+                later.after_s,
+            )
 
     async def __aenter__(self) -> Self:
         return self
