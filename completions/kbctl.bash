@@ -10,7 +10,7 @@ _kbctl() {
     fi
     for ((at = 1; at < COMP_CWORD; at++)); do
         case "$command ${COMP_WORDS[at]}" in
-            "kbctl up"|"kbctl down"|"kbctl status"|"kbctl logs"|"kbctl issue"|"kbctl keys"|"kbctl show"|"kbctl pause"|"kbctl resume"|"kbctl revoke"|"kbctl run"|"kbctl env"|"kbctl audit"|"kbctl explain"|"kbctl resolve"|"kbctl spend"|"kbctl changes"|"kbctl sql"|"kbctl demo"|"kbctl completion"|"kbctl credential"|"kbctl credential set"|"kbctl credential list"|"kbctl credential remove"|"kbctl policy"|"kbctl policy set"|"kbctl policy apply"|"kbctl policy list"|"kbctl policy show"|"kbctl policy remove"|"kbctl tenant"|"kbctl tenant set"|"kbctl tenant list"|"kbctl tenant show"|"kbctl vendor"|"kbctl vendor list"|"kbctl vendor show"|"kbctl vendor check"|"kbctl token"|"kbctl token create"|"kbctl token list"|"kbctl token revoke") command+=" ${COMP_WORDS[at]}" ;;
+            "kbctl up"|"kbctl down"|"kbctl status"|"kbctl logs"|"kbctl issue"|"kbctl keys"|"kbctl show"|"kbctl pause"|"kbctl resume"|"kbctl revoke"|"kbctl run"|"kbctl env"|"kbctl audit"|"kbctl explain"|"kbctl resolve"|"kbctl spend"|"kbctl changes"|"kbctl sql"|"kbctl demo"|"kbctl completion"|"kbctl credential"|"kbctl credential set"|"kbctl credential list"|"kbctl credential remove"|"kbctl policy"|"kbctl policy set"|"kbctl policy apply"|"kbctl policy list"|"kbctl policy show"|"kbctl policy remove"|"kbctl tenant"|"kbctl tenant set"|"kbctl tenant list"|"kbctl tenant show"|"kbctl vendor"|"kbctl vendor list"|"kbctl vendor show"|"kbctl vendor prices"|"kbctl vendor check"|"kbctl token"|"kbctl token create"|"kbctl token list"|"kbctl token revoke") command+=" ${COMP_WORDS[at]}" ;;
         esac
     done
     case "$command $prev" in
@@ -128,6 +128,8 @@ _kbctl() {
             COMPREPLY=($(compgen -W "none" -- "$cur")); return ;;
         "kbctl tenant set --rate")
             COMPREPLY=($(compgen -W "none" -- "$cur")); return ;;
+        "kbctl vendor prices --model")
+            return ;;
         "kbctl token create --scope")
             COMPREPLY=($(compgen -W "read issue admin" -- "$cur")); return ;;
         "kbctl token create --ttl")
@@ -243,12 +245,15 @@ _kbctl() {
             words="" ;;
         "kbctl vendor")
             options="--help -h"
-            words="list show check" ;;
+            words="list show prices check" ;;
         "kbctl vendor list")
             options="--json --help -h"
             words="" ;;
         "kbctl vendor show")
             options="--json --help -h"
+            words="" ;;
+        "kbctl vendor prices")
+            options="--model --json --help -h"
             words="" ;;
         "kbctl vendor check")
             options="--json --help -h"

@@ -3,7 +3,7 @@
 function __kbctl_at --description 'Whether the command typed so far is this one'
     set -l command kbctl
     for word in (commandline -opc)[2..-1]
-        if contains -- "$command $word" 'kbctl up' 'kbctl down' 'kbctl status' 'kbctl logs' 'kbctl issue' 'kbctl keys' 'kbctl show' 'kbctl pause' 'kbctl resume' 'kbctl revoke' 'kbctl run' 'kbctl env' 'kbctl audit' 'kbctl explain' 'kbctl resolve' 'kbctl spend' 'kbctl changes' 'kbctl sql' 'kbctl demo' 'kbctl completion' 'kbctl credential' 'kbctl credential set' 'kbctl credential list' 'kbctl credential remove' 'kbctl policy' 'kbctl policy set' 'kbctl policy apply' 'kbctl policy list' 'kbctl policy show' 'kbctl policy remove' 'kbctl tenant' 'kbctl tenant set' 'kbctl tenant list' 'kbctl tenant show' 'kbctl vendor' 'kbctl vendor list' 'kbctl vendor show' 'kbctl vendor check' 'kbctl token' 'kbctl token create' 'kbctl token list' 'kbctl token revoke'
+        if contains -- "$command $word" 'kbctl up' 'kbctl down' 'kbctl status' 'kbctl logs' 'kbctl issue' 'kbctl keys' 'kbctl show' 'kbctl pause' 'kbctl resume' 'kbctl revoke' 'kbctl run' 'kbctl env' 'kbctl audit' 'kbctl explain' 'kbctl resolve' 'kbctl spend' 'kbctl changes' 'kbctl sql' 'kbctl demo' 'kbctl completion' 'kbctl credential' 'kbctl credential set' 'kbctl credential list' 'kbctl credential remove' 'kbctl policy' 'kbctl policy set' 'kbctl policy apply' 'kbctl policy list' 'kbctl policy show' 'kbctl policy remove' 'kbctl tenant' 'kbctl tenant set' 'kbctl tenant list' 'kbctl tenant show' 'kbctl vendor' 'kbctl vendor list' 'kbctl vendor show' 'kbctl vendor prices' 'kbctl vendor check' 'kbctl token' 'kbctl token create' 'kbctl token list' 'kbctl token revoke'
             set command "$command $word"
         end
     end
@@ -252,12 +252,16 @@ complete -c kbctl -n "__kbctl_at 'kbctl tenant show'" -l json -d 'Print JSON.'
 complete -c kbctl -n "__kbctl_at 'kbctl tenant show'" -l help -s h -d 'Show this message and exit.'
 complete -c kbctl -n "__kbctl_at 'kbctl vendor'" -a list -d 'List the vendors, and which have a credential.'
 complete -c kbctl -n "__kbctl_at 'kbctl vendor'" -a show -d 'Show what one vendor can do, and how each operation is priced.'
+complete -c kbctl -n "__kbctl_at 'kbctl vendor'" -a prices -d 'Show the prices in force, with source and date.'
 complete -c kbctl -n "__kbctl_at 'kbctl vendor'" -a check -d 'Check a vendor file, and that its examples come true.'
 complete -c kbctl -n "__kbctl_at 'kbctl vendor'" -l help -s h -d 'Show this message and exit.'
 complete -c kbctl -n "__kbctl_at 'kbctl vendor list'" -l json -d 'Print JSON.'
 complete -c kbctl -n "__kbctl_at 'kbctl vendor list'" -l help -s h -d 'Show this message and exit.'
 complete -c kbctl -n "__kbctl_at 'kbctl vendor show'" -l json -d 'Print JSON.'
 complete -c kbctl -n "__kbctl_at 'kbctl vendor show'" -l help -s h -d 'Show this message and exit.'
+complete -c kbctl -n "__kbctl_at 'kbctl vendor prices'" -l model -x -d 'Of this model only.'
+complete -c kbctl -n "__kbctl_at 'kbctl vendor prices'" -l json -d 'Print JSON.'
+complete -c kbctl -n "__kbctl_at 'kbctl vendor prices'" -l help -s h -d 'Show this message and exit.'
 complete -c kbctl -n "__kbctl_at 'kbctl vendor check'" -F
 complete -c kbctl -n "__kbctl_at 'kbctl vendor check'" -l json -d 'Print JSON.'
 complete -c kbctl -n "__kbctl_at 'kbctl vendor check'" -l help -s h -d 'Show this message and exit.'

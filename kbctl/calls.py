@@ -181,6 +181,15 @@ def vendor(name: str) -> Call[wire.VendorDetail]:
     return Call("GET", f"/vendors/{_segment(name, 'kbctl vendor list')}", wire.VendorDetail)
 
 
+def vendor_prices(name: str, model: str | None) -> Call[wire.VendorPrices]:
+    path = f"/vendors/{_segment(name, 'kbctl vendor list')}/prices"
+    return Call("GET", path, wire.VendorPrices, query=_given(model=model))
+
+
+def rates() -> Call[wire.CurrencyRates]:
+    return Call("GET", "/rates", wire.CurrencyRates)
+
+
 def check_vendor(text: str) -> Call[wire.VendorFindings]:
     return Call("POST", "/vendors/check", wire.VendorFindings, body=wire.VendorText(text=text))
 

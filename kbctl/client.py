@@ -264,6 +264,14 @@ class Client:
         """One of them, with what it can do and how each operation is priced."""
         return self._ask(calls.vendor(name))
 
+    def vendor_prices(self, name: str, model: str | None = None) -> wire.VendorPrices:
+        """What a vendor's things cost, with sources and dates; of one model only, where it is named."""
+        return self._ask(calls.vendor_prices(name, model))
+
+    def rates(self) -> wire.CurrencyRates:
+        """US dollars per unit of other currencies."""
+        return self._ask(calls.rates())
+
     def check_vendor(self, text: str) -> wire.VendorFindings:
         """What is wrong in a vendor file; nothing is changed."""
         return self._ask(calls.check_vendor(text))
@@ -529,6 +537,14 @@ class AsyncClient:
     async def vendor(self, name: str) -> wire.VendorDetail:
         """One of them, with what it can do and how each operation is priced."""
         return await self._ask(calls.vendor(name))
+
+    async def vendor_prices(self, name: str, model: str | None = None) -> wire.VendorPrices:
+        """What a vendor's things cost, with sources and dates; of one model only, where it is named."""
+        return await self._ask(calls.vendor_prices(name, model))
+
+    async def rates(self) -> wire.CurrencyRates:
+        """US dollars per unit of other currencies."""
+        return await self._ask(calls.rates())
 
     async def check_vendor(self, text: str) -> wire.VendorFindings:
         """What is wrong in a vendor file; nothing is changed."""

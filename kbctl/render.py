@@ -1031,6 +1031,51 @@ def _notes(operation: wire.VendorOperation) -> Cell:
     return _styled(" ".join(notes), _YELLOW if operation.privileged else _DIM)
 
 
+def prices(found: Sequence[wire.VendorPrices], rates: wire.CurrencyRates | None) -> None:
+    """What things cost, by vendor, and the exchange rates; what is old is said at the end."""
+    columns = [
+        _Column("PRICE OF", fold=16),
+        _Column("USD", right=True),
+        _Column("PER", drop=1),
+        _Column("DATED"),
+        _Column("SOURCE", fold=16, drop=2),
+        _Column("NOTES"),
+    ]
+    old = 0
+    for each in found:
+        if each.prices:
+            _say(_styled(each.vendor, _BOLD))
+            _table(
+                columns,
+                [
+                    (line.of, f"{line.usd:f}", line.per, line.dated or "-", line.source, _price_notes(line))
+                    for line in each.prices
+                ],
+            )
+            _say("")
+            old += sum(line.stale for line in each.prices)
+        elif len(found) == 1:
+            note(f"{each.vendor} has no price list: amounts stand in its requests")
+    if rates is not None:
+        _say(_styled("exchange rates", _BOLD))
+        _table(
+            columns,
+            [
+                (line.currency, f"{line.usd:f}", "unit", line.dated or "-", line.source, _price_notes(line))
+                for line in rates.rates
+            ],
+        )
+        old += sum(line.stale for line in rates.rates)
+    if old:
+        note(f"{_plural(old, 'figure')} marked old: compare with the source; set yours in config.toml")
+
+
+def _price_notes(line: wire.VendorPrice | wire.CurrencyRate) -> Cell:
+    if line.stale:
+        return _styled("old", _YELLOW)
+    return _styled("yours", _GREEN) if line.yours else ""
+
+
 def vendor_findings(file: str, found: wire.VendorFindings) -> None:
     """What is wrong, a line each, as compilers write it; or that nothing is."""
     for each in found.findings:

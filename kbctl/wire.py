@@ -460,6 +460,51 @@ class VendorDetail(Reply):
     credentials: list[str]
 
 
+class VendorPrice(Reply):
+    """One price that is in force."""
+
+    of: str
+    """``a segment to US``, ``gpt-4o-mini: input``."""
+    usd: Decimal
+    per: str
+    """What it buys: ``segment``, ``begun minute``, ``million tokens``."""
+    source: str
+    dated: str
+    """The day that it was read; empty where config.toml says none."""
+    yours: bool
+    """From config.toml, in place of what is shipped."""
+    stale: bool
+    """Older than ``stale_days``: look whether it still holds."""
+
+
+class VendorPrices(Reply):
+    """GET /vendors/{name}/prices."""
+
+    vendor: str
+    prices: list[VendorPrice]
+    stale_days: int
+
+
+class CurrencyRate(Reply):
+    """What one unit of a currency is counted at."""
+
+    currency: str
+    usd: Decimal
+    minor_digits: int
+    """Digits after the point of an amount in minor units: 0 for JPY."""
+    source: str
+    dated: str
+    yours: bool
+    stale: bool
+
+
+class CurrencyRates(Reply):
+    """GET /rates."""
+
+    rates: list[CurrencyRate]
+    stale_days: int
+
+
 class VendorText(Request):
     """A vendor file, before it is put into the home: POST /vendors/check."""
 

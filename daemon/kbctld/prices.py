@@ -6,10 +6,14 @@ second, which neither a start nor another call should wait for.
 """
 
 import asyncio
+import re
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
 from fractions import Fraction
+from importlib.metadata import distribution, version
+from pathlib import Path
 from typing import Any
 
 from kbctld.core.money import NANO_PER_USD
@@ -24,7 +28,25 @@ _KNOWN = frozenset(
 )
 _OTHER_INPUT = ("input_audio_mtok", "cache_audio_read_mtok", "input_image_mtok", "cache_image_read_mtok")
 _OTHER_OUTPUT = ("output_audio_mtok", "output_image_mtok")
+# As a comment writes it, or as Python does.
+_DAY = re.compile(r"(20[0-9]{2})-([01][0-9])-([0-3][0-9])")
 _REMEMBERED_MAX = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """A model's price, and where it is from.
+
+    Attributes:
+        model: its name, or the beginning of names and a star.
+        dated: ISO form; empty where config.toml says it.
+    """
+
+    model: str
+    price: TokenPrice
+    source: str
+    dated: str
+    yours: bool = False
 
 
 class Prices:
@@ -34,6 +56,7 @@ class Prices:
         """Args: own: the operator's, by ``vendor/model``; each wins over everything else."""
         self._own = {name: _of_line(figures) for name, figures in (own or {}).items()}
         self._tables: dict[str, Any] | None = None
+        self._dated = ""
         self._found: dict[tuple[str, str, int], TokenPrice | None] = {}
         self._loading: asyncio.Task[dict[str, Any]] | None = None
 
@@ -64,6 +87,50 @@ class Prices:
                 self._found.clear()
             self._found[key] = _listed(self._tables[vendor.file.model_table], model, now)
         return self._found[key]
+
+    def listed(self, vendor: Vendor, model: str | None = None) -> list[Listed]:
+        """The prices in force for a vendor's models, or for one of them; may take a while the first time."""
+        if model is not None:
+            price = self.find(vendor, model)
+            return [] if price is None else [self._listed(vendor, model, price)]
+        names = [
+            name.removeprefix(f"{vendor.name}/") for name in self._own if name.startswith(f"{vendor.name}/")
+        ]
+        names += [line.model for line in vendor.file.model_price]
+        if vendor.file.model_table is not None:
+            self._tables = self._tables or _read_tables()
+            names += [entry.id for entry in self._tables[vendor.file.model_table].models]
+        found = []
+        for name in dict.fromkeys(names):
+            price = self.find(vendor, name.removesuffix("*"))
+            if price is not None:
+                found.append(self._listed(vendor, name, price))
+        return found
+
+    def _listed(self, vendor: Vendor, model: str, price: TokenPrice) -> Listed:
+        if f"{vendor.name}/{model}" in self._own:
+            return Listed(model, price, "config.toml", "", yours=True)
+        line = _fitting(vendor.file.model_price, model.removesuffix("*"))
+        if line is not None:
+            return Listed(model, price, line.source, line.dated)
+        self._dated = self._dated or _table_dated()
+        return Listed(model, price, f"genai-prices {version('genai-prices')}", self._dated)
+
+    @property
+    def table_dated(self) -> str:
+        """The day of the bundled table, ISO form."""
+        self._dated = self._dated or _table_dated()
+        return self._dated
+
+
+def _table_dated() -> str:
+    """The newest day that the table names: it says none of its own, and can't be older than that."""
+    # By its place: to import it takes far longer, and the start asks too.
+    place = distribution("genai-prices").locate_file("genai_prices/data.py")
+    text = Path(str(place)).read_text(encoding="utf-8")
+    today = datetime.now(UTC).date().isoformat()
+    named = (f"{year}-{month}-{day}" for year, month, day in _DAY.findall(text))
+    return max((day for day in named if day <= today), default="")
 
 
 def _read_tables() -> dict[str, Any]:

@@ -23,6 +23,7 @@ def register(app: typer.Typer) -> None:
     noun.callback(options_metavar="", subcommand_metavar="COMMAND ...")(_vendor)
     noun.command("list", cls=Command)(vendor_list)
     noun.command("show", cls=Command)(vendor_show)
+    noun.command("prices", cls=Command)(vendor_prices)
     noun.command("check", cls=Command)(vendor_check)
     app.add_typer(noun, name="vendor")
 
@@ -182,6 +183,42 @@ def vendor_show(
             render.json_document(client.body)
         else:
             render.vendor(found)
+
+
+def vendor_prices(
+    name: Annotated[
+        str | None, typer.Argument(metavar="VENDOR", help="All vendors if none is given.")
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="Of this model only.", metavar="MODEL")] = None,
+    json: options.Json = False,
+) -> None:
+    """Show the prices in force, with source and date.
+
+    Without a vendor, the exchange rates too. What you set is marked as yours. What is old is marked, too:
+    compare it with its source, and set what differs in config.toml.
+
+    \b
+    Example:
+      kbctl vendor prices twilio
+      kbctl vendor prices openai --model gpt-4o-mini
+    """
+    from kbctl import render, wire
+    from kbctl.client import Client
+
+    if model is not None and name is None:
+        raise values.bad_value("--model goes with a vendor", "kbctl vendor prices openai --model gpt-4o-mini")
+    with Client() as client:
+        names = [each.name for each in client.vendors()] if name is None else [name]
+        found = [client.vendor_prices(each, model) for each in names]
+        if json and name is not None:
+            render.json_document(client.body)
+            return
+        rates = client.rates() if name is None else None
+    if json:
+        lists = {"vendors": found, "rates": rates.rates if rates is not None else []}
+        render.json_document(wire.encode(lists))
+    else:
+        render.prices(found, rates)
 
 
 def vendor_check(

@@ -412,3 +412,33 @@ def operation(**changes: Any) -> wire.VendorOperation:
 
 def findings(*found: wire.VendorFinding) -> wire.VendorFindings:
     return wire.VendorFindings(name="acme", operations=12, examples=4, findings=list(found))
+
+
+def price(**changes: Any) -> wire.VendorPrice:
+    fields = {
+        "of": "a segment to US",
+        "usd": Decimal("0.0145"),
+        "per": "segment",
+        "source": "https://twilio.test/pricing",
+        "dated": "2026-11-21",
+        "yours": False,
+        "stale": False,
+    }
+    return wire.VendorPrice(**{**fields, **changes})
+
+
+def prices(*found: wire.VendorPrice, vendor: str = "twilio") -> wire.VendorPrices:
+    return wire.VendorPrices(vendor=vendor, prices=list(found), stale_days=180)
+
+
+def rates(**changes: Any) -> wire.CurrencyRates:
+    fields = {
+        "currency": "JPY",
+        "usd": Decimal("0.0067"),
+        "minor_digits": 0,
+        "source": "European Central Bank",
+        "dated": "2026-10-30",
+        "yours": False,
+        "stale": False,
+    }
+    return wire.CurrencyRates(rates=[wire.CurrencyRate(**{**fields, **changes})], stale_days=45)

@@ -15,7 +15,7 @@ COMMANDS = [
     "credential", "credential set", "credential list", "credential remove",
     "policy", "policy set", "policy apply", "policy list", "policy show", "policy remove",
     "tenant", "tenant set", "tenant list", "tenant show",
-    "vendor", "vendor list", "vendor show", "vendor check",
+    "vendor", "vendor list", "vendor show", "vendor prices", "vendor check",
     "token", "token create", "token list", "token revoke",
 ]  # fmt: skip
 

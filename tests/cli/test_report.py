@@ -12,7 +12,18 @@ import pytest
 from kbctl import wire
 from kbctl.paths import Home
 from tests.cli.conftest import Cli, Seen
-from tests.cli.support import PretendDaemon, change, findings, refusal, spent, vendor, vendor_detail
+from tests.cli.support import (
+    PretendDaemon,
+    change,
+    findings,
+    price,
+    prices,
+    rates,
+    refusal,
+    spent,
+    vendor,
+    vendor_detail,
+)
 
 # --- spend ----------------------------------------------------------------------------------------
 
@@ -317,3 +328,70 @@ def test_vendor_check_of_no_file(cli: Cli, home: Home) -> None:
 
     assert result.exit_code == 2
     assert "try: kbctl vendor check acme.toml" in result.stderr
+
+
+# --- prices ----------------------------------------------------------------------------------------
+
+
+def test_vendor_prices(cli: Cli, daemon: PretendDaemon) -> None:
+    """A line each, with its day and source; what is yours and what is old is marked, and said at the end."""
+    found = prices(
+        price(),
+        price(of="a segment to DE", usd=Decimal("0.12"), source="config.toml", dated="", yours=True),
+        price(of="a minute to US", per="begun minute", dated="2026-01-02", stale=True),
+    )
+    daemon.on("GET /vendors/twilio/prices", found)
+
+    result = cli("vendor", "prices", "twilio")
+
+    head, columns, first, second, third, *_ = result.stdout.splitlines()
+    assert head == "twilio"
+    assert columns.split() == ["PRICE", "OF", "USD", "PER", "DATED", "SOURCE", "NOTES"]
+    assert first.split()[4:] == ["0.0145", "segment", "2026-11-21", found.prices[0].source]
+    assert second.split()[-3:] == ["-", "config.toml", "yours"]
+    assert third.split()[-1] == "old"
+    assert "1 figure marked old" in result.stderr
+    assert cli("vendor", "prices", "twilio", "--json").stdout == wire.encode(found).decode() + "\n"
+
+
+def test_vendor_prices_of_all_with_the_rates(cli: Cli, daemon: PretendDaemon) -> None:
+    """Each vendor that has a list; one document for machines."""
+    daemon.on("GET /vendors", wire.VendorList(vendors=[vendor(), vendor(name="twilio")]))
+    daemon.on("GET /vendors/stripe/prices", prices(vendor="stripe"))
+    daemon.on("GET /vendors/twilio/prices", prices(price()))
+    daemon.on("GET /rates", rates(stale=True))
+
+    result = cli("vendor", "prices")
+
+    assert [line for line in result.stdout.splitlines() if line and " " not in line] == ["twilio"]
+    assert "exchange rates" in result.stdout
+    assert "JPY" in result.stdout
+    assert "1 figure marked old" in result.stderr
+    said = json.loads(cli("vendor", "prices", "--json").stdout)
+    assert [each["vendor"] for each in said["vendors"]] == ["stripe", "twilio"]
+    assert said["rates"][0] == {
+        "currency": "JPY",
+        "usd": 0.0067,
+        "minor_digits": 0,
+        "source": "European Central Bank",
+        "dated": "2026-10-30",
+        "yours": False,
+        "stale": True,
+    }
+
+
+def test_vendor_prices_of_one_model(cli: Cli, daemon: PretendDaemon) -> None:
+    """The model goes into the query; without a vendor it names nothing."""
+    daemon.on("GET /vendors/openai/prices", prices(price(of="gpt-5: input"), vendor="openai"))
+    assert "gpt-5: input" in cli("vendor", "prices", "openai", "--model", "gpt-5").stdout
+    assert daemon.only.query == (("model", "gpt-5"),)
+    result = cli("vendor", "prices", "--model", "gpt-5")
+    assert result.exit_code == 2
+    assert "try: kbctl vendor prices openai --model gpt-4o-mini" in result.stderr
+
+
+def test_a_vendor_without_a_price_list_says_so(cli: Cli, daemon: PretendDaemon) -> None:
+    """Its requests state what they cost."""
+    daemon.on("GET /vendors/stripe/prices", prices(vendor="stripe"))
+    result = cli("vendor", "prices", "stripe")
+    assert (result.stdout, "stripe has no price list" in result.stderr) == ("", True)

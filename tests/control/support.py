@@ -18,6 +18,7 @@ from kbctld.control.keys import KeyHandlers
 from kbctld.control.metrics import Metrics
 from kbctld.control.openapi import OpenApi
 from kbctld.control.parameters import Choice, Flag, Moment, Parameter, Text, Whole
+from kbctld.control.price_lists import PriceLists
 from kbctld.control.reports import Reports
 from kbctld.control.routes import Ask, Asker, Reply, Route, Routes
 from kbctld.control.sql import Sql
@@ -25,6 +26,7 @@ from kbctld.control.tiers import TierHandlers
 from kbctld.control.tokens import Tokens
 from kbctld.core.refusal import Refusal
 from kbctld.core.tally import Tally
+from kbctld.core.tariff import PriceTable
 from kbctld.credentials import Credentials
 from kbctld.http1.gate import BadHead, Head
 from kbctld.http1.server import Limits, Request, Server
@@ -36,6 +38,8 @@ from tests.support.agent import Agent
 from tests.support.agent import Reply as Answer
 
 SECRET = "sk_test_CanaryOfTheDesk0123456789"
+OWN_PRICES = PriceTable(per_segment_usd={"DE": "0.12"}, per_media_usd="0.02")
+"""The operator's, of Twilio."""
 
 
 @dataclass
@@ -187,6 +191,7 @@ async def desk_in(folder: Path, clock: Clock | None = None) -> AsyncIterator[Des
             *Metrics(vault, tally, lambda: 0).routes(),
             *openapi.routes(),
             *Reports(vault, credentials).routes(),
+            *PriceLists(vault, {"twilio": OWN_PRICES}, frozenset({"EUR"})).routes(),
             *sql.routes(),
             *tokens.routes(),
         ]

@@ -3,6 +3,7 @@
 import asyncio
 import subprocess
 import sys
+from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 from types import SimpleNamespace
@@ -190,3 +191,24 @@ def test_law_10_a_wrong_price_stops_the_start(home: Home, text: str, says: str) 
     with pytest.raises(KbctlError) as raised:
         start()
     assert says in raised.value.message
+
+
+def test_the_table_s_day_is_the_newest_that_it_names() -> None:
+    """Never one that is still to come."""
+    dated = Prices().table_dated
+    assert "2026-10" <= dated[:7] <= datetime.now(UTC).date().isoformat()[:7]
+
+
+def test_models_are_listed_with_whose_word_it_is() -> None:
+    """The operator's before the file's, both before the table; a model that nobody knows is not there."""
+    own = {"acme/llama-9": TokenDollars(input_per_million=1), "other/x": TokenDollars(input_per_million=1)}
+    vendor = read_vendor(HEAD + LINES)
+    found = [(each.model, each.source, each.dated, each.yours) for each in Prices(own).listed(vendor)]
+    assert found == [
+        ("llama-9", "config.toml", "", True),
+        ("llama-3", "the invoice", "2026-11-21", False),
+        ("llama-*", "the invoice", "2026-11-21", False),
+    ]
+    (one,) = Prices(own).listed(vendor, "llama-3.1")
+    assert (one.model, one.source) == ("llama-3.1", "the invoice")
+    assert Prices(own).listed(vendor, "gpt-5") == []

@@ -128,10 +128,10 @@ def read_tariff(table: PriceTable, key: str, country_of: CountryOf = nowhere) ->
 
 
 def overlaid(table: PriceTable, own: PriceTable) -> PriceTable:
-    """The operator's prices over the file's, one by one."""
+    """The operator's prices over the file's, one by one; source and date stay those of the file's."""
     return PriceTable(
-        source=own.source or table.source,
-        dated=own.dated or table.dated,
+        source=table.source,
+        dated=table.dated,
         per_mail_usd=own.per_mail_usd or table.per_mail_usd,
         per_segment_usd={**table.per_segment_usd, **own.per_segment_usd},
         per_media_usd=own.per_media_usd or table.per_media_usd,
