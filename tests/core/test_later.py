@@ -4,8 +4,11 @@ from typing import Any
 
 import pytest
 
+from kbctld.core.cost import Price, price
+from kbctld.core.form import read_form
 from kbctld.core.later import TRIES_MAX, place_of, true_price, wait_s
-from kbctld.core.vendor import Later, VendorFileError, read_vendor
+from kbctld.core.tariff import PriceTable
+from kbctld.core.vendor import Later, VendorFileError, priced, read_vendor
 from tests.core.support import HEAD, RATES
 
 LATER = Later(get="/v1/{account}/texts/{id}.json", object="sid", price="price", unit="unit")
@@ -120,3 +123,53 @@ def test_a_file_that_says_it_wrongly_is_refused(old: str, new: str, says: str) -
     """With its key."""
     with pytest.raises(VendorFileError, match=says):
         read_vendor((HEAD + FILE).replace(old, new))
+
+
+MAILS = """
+[[operation]]
+name = "mails.send"
+match = "POST /v1/{account}/mails"
+cost = { kind = "recipients", fields = ["to"] }
+later = { get = "/v1/{account}/mails/{id}", object = "id", price = "price", unit = "unit" }
+"""
+
+
+def test_what_a_later_price_leaves_out_is_known_when_the_call_is_priced() -> None:
+    """Fees of segments and files; nothing of a mail. The operator's figures win."""
+    file = read_vendor(HEAD + FILE.replace("[price]", '[price]\nper_mail_usd = "0.001"') + MAILS)
+    own = priced(file, PriceTable(per_segment_fee_usd="0.001", per_mail_usd="0.002"), "mine")
+
+    def untold(vendor: object, name: str, body: str) -> tuple[int, int]:
+        chosen = own if vendor is own else file
+        form, empty = read_form(body.encode()), read_form(b"")
+        found = price(chosen.operations[name], form, empty, {"account": "a"}, {}, RATES, chosen.tariff)
+        assert isinstance(found, Price)
+        return found.nano, found.untold
+
+    long = f"To=%2B14155550100&Body={'a' * 161}"
+    assert untold(file, "texts.send", long) == (20 * MILLI, 12 * MILLI)
+    assert untold(own, "texts.send", long) == (20 * MILLI, 2 * MILLI)
+    assert untold(file, "mails.send", "to=a%40b.test") == (1 * MILLI, 0)
+    assert untold(own, "mails.send", "to=a%40b.test") == (2 * MILLI, 0)
+
+
+@pytest.mark.parametrize(
+    ("own", "says"),
+    [
+        (PriceTable(per_mail_usd="x"), "US dollars"),
+        (PriceTable(per_minute_usd={"other": "1"}), "no operation of acme costs that"),
+        (PriceTable(per_call_usd={"Look": "1"}), "lower-case names"),
+    ],
+)
+def test_a_price_of_the_operator_s_that_is_none_is_refused(own: PriceTable, says: str) -> None:
+    """With its key; so is one of a vendor that sells nothing by count."""
+    with pytest.raises(VendorFileError, match=says):
+        priced(read_vendor(HEAD + FILE), own, "mine")
+    bare = """
+[[operation]]
+name = "gifts.send"
+match = "POST /v1/gifts"
+cost = { kind = "free" }
+"""
+    with pytest.raises(VendorFileError, match="nothing of acme is sold by count"):
+        priced(read_vendor(HEAD + bare), own, "mine")

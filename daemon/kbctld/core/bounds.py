@@ -30,10 +30,10 @@ def bounds(cost: Cost, body: Form | Document | Batch, nano: int) -> dict[str, st
     if isinstance(cost, Minutes) and cost.default_seconds is not None and body.one(cost.seconds) is None:
         return {cost.seconds: str(cost.default_seconds)}
     if isinstance(cost, Sms) and cost.ceiling is not None and nano >= _STEP_NANO:
-        ceiling = Decimal(nano // _STEP_NANO) / 10_000
+        ceiling = Decimal(nano // _STEP_NANO).scaleb(-4)
         stated = body.one(cost.ceiling)
         if stated is None or not _USD.fullmatch(stated) or not 0 < Decimal(stated) <= ceiling:
-            return {cost.ceiling: f"{ceiling:f}"}
+            return {cost.ceiling: f"{ceiling.normalize():f}"}
     return {}
 
 
