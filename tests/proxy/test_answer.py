@@ -123,6 +123,7 @@ PLACES: dict[str, tuple[list[str], list[str]]] = {
     "resend": (["message"], ["name"]),
     "openai": (["error", "message"], ["error", "code"]),
     "anthropic": (["error", "message"], ["kbctl", "code"]),
+    "plain": (["error", "message"], ["error", "code"]),
 }
 
 

@@ -252,7 +252,8 @@ def write_bounds(
     fields = bounds(access.operation.cost, asked.form, permit.price.nano)
     if not fields:
         return body
-    call.row.reason = f"{' and '.join(f'{name}={value}' for name, value in fields.items())} was added"
+    added = f"{' and '.join(f'{name}={value}' for name, value in fields.items())} was added"
+    call.row.reason = added if call.row.reason is None else f"{call.row.reason}; {added}"
     return bounded(body, fields)
 
 
