@@ -582,6 +582,8 @@ def test_a_batch_says_what_all_of_its_objects_say() -> None:
     assert batch.values("a") == ("1", "2", "3")
     assert batch.values("b") is None
     assert batch.one("c") is None
+    assert batch.texts("c") == ()
+    assert batch.object("c") == {}
     assert batch.pairs("t") == {"n": "v"}
     assert batch.mentions(["c", "b"]) == "b"
     for ask in (batch.one, batch.texts):

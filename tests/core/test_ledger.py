@@ -409,6 +409,24 @@ def test_L5_an_unknown_hold_outlives_48_hours_and_three_restarts() -> None:
     table.take("b", 40, now_ns=later)
 
 
+@pytest.mark.parametrize(
+    ("spent", "outcome", "left"), [(None, "voided", 0), (0, "posted", 0), (25, "posted", 25)]
+)
+def test_L5_only_evidence_from_outside_ends_an_unknown_hold(
+    spent: int | None, outcome: str, left: int
+) -> None:
+    """Once, and for what it says; never a call that is under way or has an end."""
+    table = Table()
+    table.run("take a 60; a silent; take b 10; take c 20; c posted")
+    hold = table.attempts["a"].hold
+    change = table.ledger.resolve(hold, spent)
+    assert (change.outcome, change.nano) == (outcome, left)
+    assert table.scope.account.used_total() == left + 10 + 20
+    for ended in (hold, table.attempts["b"].hold, table.attempts["c"].hold):
+        with pytest.raises(LedgerError, match="not unknown"):
+            table.ledger.resolve(ended, spent)
+
+
 def test_L5_after_a_restart_a_no_to_the_retry_frees_nothing() -> None:
     """A restored hold may have reached the vendor: only success or a replayed answer ends it."""
     table = Table()

@@ -348,3 +348,18 @@ def test_a_payload_kind_asks_for_no_more_than_its_own_objects() -> None:
     """Free and unpriceable operations never look anything up."""
     for name in ("customers.create", "subscriptions.create"):
         assert objects_needed(VENDOR.operations[name], EMPTY, {}) == []
+
+
+@pytest.mark.parametrize(
+    ("cost", "decides"),
+    [
+        ('{ kind = "free" }', False),
+        ('{ kind = "free", unbounded = ["balance"] }', True),
+        ('{ kind = "unpriceable", why = "a file says it" }', False),
+        ('{ kind = "amount", amount = "amount", currency = "currency" }', True),
+    ],
+)
+def test_a_body_decides_where_the_cost_is_read_from_it(cost: str, decides: bool) -> None:
+    """What decides nothing may stream by unread."""
+    vendor = read_vendor(FILE + operation("POST /v1/things", cost))
+    assert vendor.operations["things.do"].body_decides is decides

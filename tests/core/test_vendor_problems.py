@@ -41,3 +41,21 @@ def test_every_problem_is_told_with_its_place() -> None:
         ("operations", 0, "matches", "G"),
         ("operations", 0, "stamps"),
     ]
+
+
+def test_a_list_of_retried_operations_names_operations() -> None:
+    """One that is not there would silently be no retry."""
+    idempotency = (
+        '[idempotency]\nheader = "X-Key"\nmethods = ["POST"]\nwindow_hours = 1\noperations = ["nope"]\n'
+    )
+    file = msgspec.convert(tomllib.loads(HEAD + idempotency + OPERATIONS), VendorFile)
+    assert [problem.path for problem in problems(file)] == [("idempotency", "operations")]
+
+
+def test_a_price_that_is_none_is_told_alone() -> None:
+    """What it would be used for can't be looked at then."""
+    price = '[price]\nsource = "a list"\ndated = "2026-11-21"\nper_mail_usd = "cheap"\n'
+    file = msgspec.convert(tomllib.loads(HEAD + price + OPERATIONS), VendorFile)
+    (problem,) = problems(file)
+    assert problem.path == ("price",)
+    assert "price.per_mail_usd" in problem.message
