@@ -46,9 +46,10 @@ from kbctld.core.ledger import (
     day_of,
 )
 from kbctld.core.limits import Limits
+from kbctld.core.lookup import Plan
 from kbctld.core.money import Rates, usd_from_nano
 from kbctld.core.pace import Bucket
-from kbctld.core.policy import Access, Permit, Request, authorize
+from kbctld.core.policy import Access, Permit, Request, authorize, plan
 from kbctld.core.refusal import Code, Refusal
 from kbctld.core.roster import Roster
 from kbctld.core.rule import RuleError, read_rule
@@ -669,6 +670,13 @@ class Vault:
                 self._keep_object(key, found)
                 known[object_id] = found
         return known
+
+    def plan(self, grant: Grant, access: Access, request: Request) -> Plan | Refusal | None:
+        """What must be read at the vendor before the decision; a refusal where that can't matter."""
+        planned = plan(grant, access, request, self.ledger, now_ns=self.now_ns(), tick_ns=self._tick_ns())
+        if isinstance(planned, Refusal) and planned.code is Code.LOOP_DETECTED:
+            self._note_pauses(grant)
+        return planned
 
     def authorize(self, grant: Grant, access: Access, request: Request, row: CallRow) -> Permit | Refusal:
         """Decide and hold, in one step; the row then carries the hold."""

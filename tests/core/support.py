@@ -10,6 +10,7 @@ from kbctld.core.entry import read_entry
 from kbctld.core.form import Form, read_form
 from kbctld.core.grant import Grant
 from kbctld.core.ledger import NS_PER_DAY, Account, Ledger, Scope
+from kbctld.core.lookup import Found, Missed
 from kbctld.core.money import NANO_PER_USD, rates_from
 from kbctld.core.policy import Access, Permit, Request, authorize
 from kbctld.core.refusal import Refusal
@@ -156,7 +157,50 @@ item_beside = ["price.product"]
 beside = ["metadata", "mode"]
 """
 
-VENDOR = read_vendor(HEAD + IDEMPOTENCY + OPERATIONS + OTHERS)
+LOOKUPS = """
+[[operation]]
+name = "returns.create"
+match = "POST /v1/returns"
+cost = { kind = "amount", amount = "amount", currency_of = ["sale"], lookup = ["sale_left", "order_left"] }
+
+[[operation]]
+name = "sales.return"
+match = "POST /v1/sales/{sale}/return"
+cost = { kind = "amount", amount = "amount", currency_of = ["sale"], lookup = [
+  "sale_left",
+], answers_amount = false }
+
+[[operation]]
+name = "sales.update"
+match = "POST /v1/sales/{sale}"
+cost = { kind = "increase", of = "sale", amount = "amount", currency = "currency", lookup = [
+  "sale_left",
+], only_stated = true }
+
+[[operation]]
+name = "sales.confirm"
+match = "POST /v1/sales/{sale}/confirm"
+cost = { kind = "increase", of = "sale", amount = "amount", lookup = ["sale_left"] }
+
+[[operation]]
+name = "sales.reverse"
+match = "POST /v1/sales/{sale}/reverse"
+cost = { kind = "lookup", lookup = ["sale_left"] }
+
+[lookup.sale_left]
+get = "/v1/sales/{sale}"
+amount = "amount"
+minus = "returned"
+currency = "currency"
+require = { status = "open", "tax.added" = false }
+
+[lookup.order_left]
+get = "/v1/orders/{order}?expand[]=sale"
+amount = "sale.amount"
+currency = "sale.currency"
+"""
+
+VENDOR = read_vendor(HEAD + IDEMPOTENCY + OPERATIONS + OTHERS + LOOKUPS)
 
 
 def scope(
@@ -230,11 +274,12 @@ def request(
     replay: bytes | None = None,
     fingerprint: bytes | None = None,
     idempotency_key: str | None = None,
+    looked_up: Found | Missed | None = None,
 ) -> Request:
     """What the body and headers of an attempt say."""
-    return Request(
-        read_form(body.encode()), known or {}, digest, digest, replay, fingerprint, idempotency_key
-    )
+    form = read_form(body.encode())
+    known = known or {}
+    return Request(form, known, digest, digest, replay, fingerprint, idempotency_key, looked_up)
 
 
 @dataclass

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from kbctld.core.cost import FREE, Price, Remembered, objects_needed, price
 from kbctld.core.document import read_document
 from kbctld.core.form import read_form
+from kbctld.core.lookup import Found, Missed
 from kbctld.core.money import USD_MAX, rates_from
 from kbctld.core.refusal import Code, Refusal
 from tests.core.support import EMPTY, RATES, USD, access
@@ -18,7 +19,12 @@ DOLLARS = Remembered(20 * USD, 2000, "USD")
 YEN = Remembered(RATES.nano(500, "JPY") or 0, 500, "JPY")
 
 
-def quote(body: str, call: str = "POST /v1/payments", **known: Remembered) -> Price | Refusal:
+def quote(
+    body: str,
+    call: str = "POST /v1/payments",
+    looked_up: Found | Missed | None = None,
+    **known: Remembered,
+) -> Price | Refusal:
     """Price one call of the small vendor; the query, if any, stands behind the path."""
     call, _, query = call.partition("?")
     attempt = access(call, query=query)
@@ -26,7 +32,15 @@ def quote(body: str, call: str = "POST /v1/payments", **known: Remembered) -> Pr
     form = read_form(body.encode())
     needed = objects_needed(attempt.operation, form, attempt.parameters)
     recalled = {name: known[name] for name in needed if name in known}
-    return price(attempt.operation, form, attempt.target.form, attempt.parameters, recalled, RATES)
+    return price(
+        attempt.operation,
+        form,
+        attempt.target.form,
+        attempt.parameters,
+        recalled,
+        RATES,
+        looked_up=looked_up,
+    )
 
 
 def test_what_moves_no_money_is_free() -> None:
@@ -333,7 +347,7 @@ def test_L3_a_refund_holds_enough_for_whichever_object_the_vendor_looks_at(
 ) -> None:
     """Named, not named, or two at once: the hold covers the refund in any currency that it could be in."""
     known = {"p_1": Remembered(0, 0, codes[0]), "p_2": Remembered(0, 0, codes[1])}
-    now = quote(f"amount={minor}{named}", "POST /v1/refunds", **known)
+    now = quote(f"amount={minor}{named}", "POST /v1/refunds", None, **known)
     assert isinstance(now, Price)
     possible = codes if "charge" in named else codes[:1]
     assert now.nano >= max(worth(minor, code) for code in possible)
@@ -521,3 +535,82 @@ def test_L3_a_sum_is_what_its_items_come_to(items: list[tuple[int, int]]) -> Non
     assert isinstance(now, Price)
     assert now.minor == sum(unit * count for unit, count in items)
     assert now.nano == now.minor * USD // 100
+
+
+# --- what the vendor says of an object ----------------------------------------------------------------
+
+LEFT = Found(1500, "USD")
+MISSED = Missed("acme was asked for /v1/sales/s_1 and answered with status 404")
+
+
+@pytest.mark.parametrize(
+    ("body", "call", "expected"),
+    [
+        pytest.param("sale=s_1", "/returns", Price(15 * USD, 1500, "USD", exact=False), id="all of it"),
+        pytest.param("", "/sales/s_1/return", Price(15 * USD, 1500, "USD"), id="an answer of something else"),
+        pytest.param("", "/sales/s_1/reverse", Price(15 * USD, 1500, "USD"), id="each time"),
+        pytest.param(
+            "",
+            "/sales/s_1/confirm",
+            Price(15 * USD, None, "USD", counts=Remembered(15 * USD, 1500, "USD")),
+            id="in full, the first time",
+        ),
+        pytest.param(
+            "amount=500",
+            "/sales/s_1/confirm",
+            Price(5 * USD, 500, "USD", counts=Remembered(5 * USD, 1500, "USD")),
+            id="a part",
+        ),
+        pytest.param(
+            "amount=2000",
+            "/sales/s_1",
+            Price(20 * USD, 2000, "USD", counts=Remembered(20 * USD, 2000, "USD")),
+            id="a new total",
+        ),
+    ],
+)
+def test_what_the_vendor_says_is_the_price(body: str, call: str, expected: Price) -> None:
+    """Of a call that does not state it, or of an object that nobody counted yet."""
+    assert quote(body, f"POST /v1{call}", LEFT) == expected
+
+
+def test_an_object_counts_once_however_often_it_is_looked_at() -> None:
+    """What was counted at its confirmation is not counted again at the next one."""
+    first = quote("", "POST /v1/sales/s_1/confirm", LEFT)
+    assert isinstance(first, Price)
+    assert first.counts is not None
+    again = quote("", "POST /v1/sales/s_1/confirm", s_1=first.counts)
+    assert isinstance(again, Price)
+    assert again.nano == 0
+
+
+def test_an_update_that_states_nothing_of_money_costs_nothing() -> None:
+    """Whoever made the object; nothing was looked up for it."""
+    assert quote("description=x", "POST /v1/sales/s_1") == FREE
+
+
+@pytest.mark.parametrize(
+    "call", ["/returns", "/sales/s_1/return", "/sales/s_1/confirm", "/sales/s_1/reverse"]
+)
+def test_law_4_what_could_not_be_looked_up_is_refused(call: str) -> None:
+    """With the reason, and never counted as zero."""
+    refusal = quote("", f"POST /v1{call}", MISSED)
+    assert isinstance(refusal, Refusal)
+    assert refusal.code is Code.AMOUNT_UNKNOWN
+    assert "status 404" in refusal.sentence
+    nothing = quote("", f"POST /v1{call}")
+    assert isinstance(nothing, Refusal)
+    assert nothing.code is Code.AMOUNT_UNKNOWN
+
+
+def test_law_4_what_is_looked_up_in_a_currency_without_a_rate_is_refused() -> None:
+    """As if the request had stated it."""
+    refusal = quote("sale=s_1", "POST /v1/returns", Found(1, "XAF"))
+    assert isinstance(refusal, Refusal)
+    assert "no US dollar rate for XAF" in refusal.sentence
+
+
+def test_an_answer_with_another_amount_settles_nothing() -> None:
+    """A refund of a charge is answered with the charge, whose amount is what it was refunded of."""
+    stated = quote("amount=500", "POST /v1/sales/s_1/return")
+    assert stated == Price(6_500_000_000, 500, None, exact=True)

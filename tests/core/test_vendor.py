@@ -57,13 +57,13 @@ ITEMS = '{ kind = "items", of = "lines", amount = "unit", quantity = "count", cu
         pytest.param(
             'kind = "free"',
             'kind = "gratis"',
-            ["kind", "increase, items, recipients, sms"],
+            ["kind", "increase, lookup, items, recipients, sms"],
             id="kind",
         ),
         pytest.param(
             'kind = "free"',
             'why = "free"',
-            ["kind", "increase, items, recipients, sms"],
+            ["kind", "increase, lookup, items, recipients, sms"],
             id="no kind",
         ),
         pytest.param(

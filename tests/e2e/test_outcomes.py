@@ -87,16 +87,34 @@ def test_law_12_fifty_retries_at_once_are_one_charge(served: Kbctl, faulty: Pret
 
 
 def test_a_definite_refusal_by_the_vendor_releases_the_hold(served: Kbctl) -> None:
-    """A declined card moves nothing, and the whole cap is there again."""
+    """A declined card of a charge moves nothing, and the whole cap is there again."""
     key = served("issue", "--cap", "50").strip()
-    body = "amount=5000&currency=usd&confirm=true&payment_method=pm_card_chargeDeclined"
+    body = "amount=5000&currency=usd&source=tok_chargeDeclined"
 
-    status, answer = asyncio.run(post(port_of(served), "/v1/payment_intents", key, body, "d-1"))
+    status, answer = asyncio.run(post(port_of(served), "/v1/charges", key, body, "d-1"))
 
     assert (status, answer["error"]["code"]) == (402, "card_declined")
     shown = served.json("show", key)
     assert (shown["spent_usd"], shown["held_usd"]) == (0, 0)
     assert served.json("audit")[0]["outcome"] == "voided"
+
+
+def test_law_3_a_declined_intent_stays_counted_and_counts_once(served: Kbctl, faulty: PretendStripe) -> None:
+    """It is there, and can be confirmed again with its client secret: as the pretend Stripe counts it too."""
+    key = served("issue", "--cap", "50").strip()
+    body = "amount=5000&currency=usd&confirm=true&payment_method=pm_card_chargeDeclined"
+    port = port_of(served)
+
+    status, answer = asyncio.run(post(port, "/v1/payment_intents", key, body, "d-1"))
+    intent = answer["error"]["payment_intent"]["id"]
+    again = asyncio.run(
+        post(port, f"/v1/payment_intents/{intent}/confirm", key, "payment_method=pm_card_visa")
+    )
+
+    assert (status, answer["error"]["code"]) == (402, "card_declined")
+    assert (again[0], again[1]["status"]) == (200, "succeeded")
+    assert served.json("show", key)["spent_usd"] == 50
+    assert faulty.authorised_cents() == 5000
 
 
 def test_a_vendor_that_is_down_holds_nothing(served: Kbctl, faulty: PretendStripe) -> None:

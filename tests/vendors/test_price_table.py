@@ -149,8 +149,8 @@ STRIPE = [
     ("POST /v1/charges/ch_1/refund", "amount=100", "$1.3", "100 of the dearest minor unit: 1.00 x 1.3"),
     ("POST /v1/transfers/tr_1/reversals", "amount=10", "$0.13", "10 of the dearest minor unit: 0.10 x 1.3"),
     # What will be charged follows from things that the request only names.
-    ("POST /v1/invoices/in_1/pay", "", "amount_unknown", "the invoice"),
-    ("POST /v1/invoices/in_1/finalize", "", "amount_unknown", "the invoice"),
+    ("POST /v1/invoices/in_1/pay", "", "amount_unknown", "nobody counted it yet"),
+    ("POST /v1/invoices/in_1/finalize", "", "amount_unknown", "nobody counted it yet"),
     ("POST /v1/invoices", "customer=cus_1", "amount_unknown", "charged later"),
     ("POST /v1/subscriptions", "customer=cus_1&items[0][price]=p_1", "amount_unknown", ""),
     (

@@ -16,6 +16,7 @@ from kbctld.core.vendor import (
     Example,
     Flat,
     Free,
+    Increase,
     Operation,
     Vendor,
     read_vendor,
@@ -144,7 +145,9 @@ def test_law_4_no_operation_that_costs_money_passes_without_saying_how_much(
     elif isinstance(operation.cost, Flat) and operation.cost.to is None:
         assert isinstance(verdict, Permit)
         assert verdict.price.nano == vendor.tariff.call[operation.cost.price]
-    elif isinstance(operation.cost, Free):
+    elif isinstance(operation.cost, Free) or (
+        isinstance(operation.cost, Increase) and operation.cost.only_stated
+    ):
         assert isinstance(verdict, Permit)
         assert verdict.price.nano == 0
     else:

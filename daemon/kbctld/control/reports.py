@@ -21,6 +21,7 @@ from kbctld.core.vendor import (
     Free,
     Increase,
     Items,
+    LookUp,
     Minutes,
     Recipients,
     Sms,
@@ -156,6 +157,8 @@ def _in_words(cost: Cost) -> str:
             return f"{amount} in {currency}"
         case Amount(amount=amount, currency_of=objects):
             return f"{amount} in the currency of {' or '.join(objects)}"
+        case LookUp(lookup=names):
+            return f"looked up: {' or '.join(names)}"
         case Items(of=of):
             return f"the sum of {of}"
         case Increase(amount=None, of=of):

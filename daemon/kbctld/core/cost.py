@@ -15,6 +15,7 @@ from kbctld.core.counted import refuse_unbounded
 from kbctld.core.document import Document
 from kbctld.core.form import AmbiguousFieldError, Form
 from kbctld.core.items import sum_items
+from kbctld.core.lookup import Found, Missed
 from kbctld.core.money import NANO_PER_USD, USD_MAX, Rates, read_currency, read_minor
 from kbctld.core.refusal import Code, Refusal
 from kbctld.core.tariff import Tariff, UntoldError
@@ -26,6 +27,7 @@ from kbctld.core.vendor import (
     Free,
     Increase,
     Items,
+    LookUp,
     Minutes,
     Operation,
     Recipients,
@@ -101,6 +103,7 @@ def price(
     rates: Rates,
     tariff: Tariff | None = None,
     find_price: tokens.FindPrice = lambda model: None,
+    looked_up: Found | Missed | None = None,
 ) -> Price | Refusal:
     """Price one call.
 
@@ -113,12 +116,13 @@ def price(
         rates: US dollars per unit of other currencies.
         tariff: the vendor's prices of what it sells by count; None where nothing is.
         find_price: what the tokens of a model cost; without, none is known.
+        looked_up: what the vendor says of the object, where ``plan_lookup`` asked for it.
     """
     cost = operation.cost
     match cost:
         case Unpriceable():
             return _unknown(operation, cost.why)
-        case Free():
+        case Free() | LookUp():
             decides = []
         case Amount():
             decides = [cost.amount, *([cost.currency] if cost.currency else cost.currency_of)]
@@ -153,12 +157,15 @@ def price(
         if isinstance(cost, Free):
             refuse_unbounded(cost.unbounded, form, query)
             return FREE
+        if isinstance(cost, LookUp):
+            told = _told(looked_up)
+            return _priced(operation, told.minor, told.currency, rates)
         for field in decides:
             form.one(field)  # two readings of any of them come before what one reading says
         if isinstance(cost, Amount):
             refuse_unbounded(cost.unbounded, form, query)
-            return _price_amount(operation, cost, form, parameters, known, rates)
-        return _price_increase(operation, cost, form, known.get(parameters[cost.of]), rates)
+            return _price_amount(operation, cost, form, parameters, known, rates, looked_up)
+        return _price_increase(operation, cost, form, known.get(parameters[cost.of]), rates, looked_up)
     except UntoldError as error:
         return _unknown(operation, str(error), error.remedy)
     except AmbiguousFieldError as error:
@@ -176,18 +183,25 @@ def _price_amount(
     parameters: Mapping[str, str],
     known: Mapping[str, Remembered],
     rates: Rates,
+    looked_up: Found | Missed | None,
 ) -> Price | Refusal:
     minor = _minor(operation, cost.amount, form, signed=cost.signed)
     if isinstance(minor, Refusal):
         return minor
     if minor is None:
-        return _unknown(operation, f"it states no {cost.amount}", f"state {cost.amount}")
+        if looked_up is None:
+            return _unknown(operation, f"it states no {cost.amount}", f"state {cost.amount}")
+        told = _told(looked_up, f"it states no {cost.amount}, and ", f"state {cost.amount}")
+        quote = _priced(operation, told.minor, told.currency, rates)
+        # Meanwhile it may have become less.
+        return quote if isinstance(quote, Refusal) else replace(quote, exact=not cost.answers_amount)
     if cost.currency is None:
         found = [known.get(name) for name in _named(cost, form, parameters)]
         currencies = {remembered.currency if remembered else None for remembered in found}
         if len(currencies) != 1 or None in currencies:
             # None named, one made elsewhere, or several that differ: whichever of them the vendor looks at.
-            return _bounded(operation, Price(rates.nano_at_most(minor), minor, None, exact=False))
+            most = Price(rates.nano_at_most(minor), minor, None, exact=not cost.answers_amount)
+            return _bounded(operation, most)
         currency = str(currencies.pop())
     else:
         read = _currency(operation, cost.currency, form)
@@ -209,8 +223,25 @@ def _priced(operation: Operation, minor: int, currency: str, rates: Rates) -> Pr
     return _bounded(operation, Price(nano, minor, currency))
 
 
+def _told(looked_up: Found | Missed | None, before: str = "", remedy: str = "") -> Found:
+    """What the vendor said.
+
+    Raises:
+        UntoldError: nothing that could be used.
+    """
+    if isinstance(looked_up, Found):
+        return looked_up
+    why = "it names no object that can be looked up" if looked_up is None else looked_up.why
+    raise UntoldError(before + why, remedy)
+
+
 def _price_increase(
-    operation: Operation, cost: Increase, form: Body, before: Remembered | None, rates: Rates
+    operation: Operation,
+    cost: Increase,
+    form: Body,
+    before: Remembered | None,
+    rates: Rates,
+    looked_up: Found | Missed | None,
 ) -> Price | Refusal:
     minor = _minor(operation, cost.amount, form) if cost.amount else None
     currency = _currency(operation, cost.currency, form) if cost.currency else None
@@ -219,8 +250,14 @@ def _price_increase(
     if isinstance(currency, Refusal):
         return currency
     if before is None:
+        if cost.only_stated and minor is None and currency is None:
+            return FREE
         # Made elsewhere: nobody counted it, and the request alone doesn't say what it is worth.
-        return _unknown(operation, "this object was not made through kbctl, so nobody counted it yet")
+        elsewhere = "this object was not made through kbctl, so nobody counted it yet"
+        if looked_up is None:
+            return _unknown(operation, elsewhere)
+        told = _told(looked_up, f"{elsewhere}, and ")
+        before = Remembered(0, told.minor, told.currency)
     total = Remembered(0, before.minor if minor is None else minor, currency or before.currency)
     nano = rates.nano(total.minor, total.currency)
     if nano is None:

@@ -25,6 +25,7 @@ from kbctld.core.ledger import (
     day_of,
     seconds_to_midnight,
 )
+from kbctld.core.lookup import Found, Missed, Plan, plan_lookup
 from kbctld.core.money import NANO_MAX, Rates, say_usd
 from kbctld.core.refusal import Code, Refusal
 from kbctld.core.rule import check_rules
@@ -36,6 +37,9 @@ NS_PER_HOUR = 3_600_000_000_000
 
 TokenPrices: TypeAlias = Callable[[Vendor, str], TokenPrice | None]
 """What the tokens of a vendor's model cost; None where nobody knows it."""
+
+_SOME = Price(1)
+"""Of a call that is not priced yet: the least that it can ask for."""
 
 LOOPED = "it sent the same request over and over"
 """Why a key is paused whose loop guard tripped."""
@@ -92,6 +96,7 @@ class Request:
         replay: digest of key, credential and idempotency key; None without one.
         fingerprint: of what it asks for; None where asking twice is no matter.
         idempotency_key: the agent's own, where the vendor knows a retry by it.
+        looked_up: what the vendor said of an object that the price needs; None where nothing was asked.
     """
 
     form: Body
@@ -101,6 +106,7 @@ class Request:
     replay: bytes | None
     fingerprint: bytes | None = None
     idempotency_key: str | None = None
+    looked_up: Found | Missed | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,14 +199,13 @@ def authorize(
         refusal = _rules(grant, access, request)
     if refusal is not None:
         return refusal
+    first = _first(access, request, ledger, now_ns)
     quote = _quote(grant, access, request, rates, prices)
     if isinstance(quote, Refusal):
-        return quote
-    first: Hold | None = None
-    idempotency = access.vendor.file.idempotency
-    if idempotency is not None and request.replay is not None:
-        window_ns = idempotency.window_hours * NS_PER_HOUR
-        first = ledger.find_replay(request.replay, request.digest, now_ns, window_ns)
+        if first is None or not isinstance(request.looked_up, Missed):
+            _slow_down(grant, request, tick_ns)
+            return quote
+        quote = Price(first.nano)  # what could be looked up then, and not now, is held already
     repetition = None if first else _repetition(grant, access, request, quote, ledger, now_ns)
     # A retry is a request like any other to the pace; only its money is counted already.
     refusal = (
@@ -210,6 +215,7 @@ def authorize(
         or (_caps(grant, access, quote, now_ns) if first is None else None)
     )
     if refusal is not None:
+        _slow_down(grant, request, tick_ns)
         return replace(refusal, requested_nano=quote.nano, currency=quote.currency, amount_minor=quote.minor)
     _count(grant, request, now_ns, tick_ns)
     if first is not None:
@@ -226,6 +232,33 @@ def authorize(
         idempotency_key=request.idempotency_key,
     )
     return Permit(attempt, quote, None, repetition)
+
+
+def plan(
+    grant: Grant, access: Access, request: Request, ledger: Ledger, *, now_ns: int, tick_ns: int
+) -> Plan | Refusal | None:
+    """What must be read at the vendor before the decision; a refusal where that can't matter any more.
+
+    Only for a key that may make the call and has room for some money, because a look-up is a call of its own.
+    """
+    if access.operation is None or not grant.capped:
+        return None
+    wanted = plan_lookup(access.vendor, access.operation, request.form, access.parameters, request.known)
+    if wanted is None:
+        return None
+    refusal = admit(grant, access, now_ns) or _rules(grant, access, request)
+    if refusal is None and _first(access, request, ledger, now_ns) is None:
+        refusal = _pace(grant, request, now_ns, tick_ns) or _caps(grant, access, _SOME, now_ns)
+    return refusal or wanted
+
+
+def _first(access: Access, request: Request, ledger: Ledger, now_ns: int) -> Hold | None:
+    """The hold of the first attempt, where this is a retry."""
+    idempotency = access.vendor.file.idempotency
+    if idempotency is None or request.replay is None:
+        return None
+    window_ns = idempotency.window_hours * NS_PER_HOUR
+    return ledger.find_replay(request.replay, request.digest, now_ns, window_ns)
 
 
 # --- who asks, and for what ---------------------------------------------------------------------------
@@ -442,14 +475,25 @@ def _pace(grant: Grant, request: Request, now_ns: int, tick_ns: int) -> Refusal 
     return None
 
 
-def _count(grant: Grant, request: Request, now_ns: int, tick_ns: int) -> None:
-    """Take what ``_pace`` found to be there, from every scope."""
-    day = day_of(now_ns)
+def _slow_down(grant: Grant, request: Request, tick_ns: int) -> None:
+    """A refusal asked the vendor nothing and is free; one that comes after a look-up is not."""
+    if request.looked_up is not None:
+        _take_pace(grant, request, tick_ns)
+
+
+def _take_pace(grant: Grant, request: Request, tick_ns: int) -> None:
     for scope in grant.scopes:
         if scope.bucket is not None:
             scope.bucket.take(tick_ns)
         if scope.guard is not None:
             scope.guard.note(request.same, tick_ns)
+
+
+def _count(grant: Grant, request: Request, now_ns: int, tick_ns: int) -> None:
+    """Take what ``_pace`` found to be there, from every scope."""
+    _take_pace(grant, request, tick_ns)
+    day = day_of(now_ns)
+    for scope in grant.scopes:
         scope.account.requests[day] = scope.account.requests.get(day, 0) + 1
 
 
@@ -478,6 +522,7 @@ def _quote(
         rates,
         access.vendor.tariff,
         partial(prices, access.vendor),
+        request.looked_up,
     )
     if isinstance(quote, Refusal) and quote.code is Code.AMOUNT_UNKNOWN and not grant.capped:
         return UNPRICED
@@ -515,7 +560,7 @@ def _daily(scope: Scope, access: Access, quote: Price, now_ns: int) -> Refusal |
     wait_s = seconds_to_midnight(now_ns)
     return Refusal(
         Code.CAP_EXHAUSTED,
-        f"{access.title} asks for {say_usd(quote.nano)} and the daily cap of {scope.owner} is {say_usd(cap)},"
+        f"{access.title} asks for {_asked(quote)} and the daily cap of {scope.owner} is {say_usd(cap)},"
         f" {say_usd(spent)} of it spent and {say_usd(held)} held; it resets at 00:00 UTC, in {_wait(wait_s)}",
         "wait for 00:00 UTC, or ask the operator for a key with a larger cap",
         retry_after_s=wait_s,
@@ -536,7 +581,7 @@ def _total(scope: Scope, access: Access, quote: Price) -> Refusal | None:
         return None
     return Refusal(
         Code.TOTAL_CAP_EXHAUSTED,
-        f"{access.title} asks for {say_usd(quote.nano)} and the total cap of {scope.owner} is {say_usd(cap)},"
+        f"{access.title} asks for {_asked(quote)} and the total cap of {scope.owner} is {say_usd(cap)},"
         f" {say_usd(account.posted_total)} of it spent and {say_usd(account.held_total)} held",
         "ask the operator for a new key",
         facts={
@@ -546,6 +591,10 @@ def _total(scope: Scope, access: Access, quote: Price) -> Refusal | None:
             "requested_usd": _plain(quote.nano),
         },
     )
+
+
+def _asked(quote: Price) -> str:
+    return "money" if quote is _SOME else say_usd(quote.nano)
 
 
 def _plain(nano: int) -> str:

@@ -35,7 +35,8 @@ RateClass: TypeAlias = Literal["read", "write"]
 _NAME = re.compile(r"[a-z][a-z0-9_-]{0,31}", re.ASCII)
 _OPERATION = re.compile(r"[a-z][a-z0-9_]*(?:\.[a-z][a-z0-9_]*)*", re.ASCII)
 _PATTERN = re.compile(r"(GET|HEAD|POST|PUT|PATCH|DELETE) (/[A-Za-z0-9._~{}/-]*)", re.ASCII)
-_PARAMETER = re.compile(r"\{([a-z_]+)\}", re.ASCII)
+PLACEHOLDER = re.compile(r"\{([a-z_]+)\}", re.ASCII)
+"""A parameter of a path."""
 _ORIGIN = re.compile(r"https://[a-z0-9](?:[a-z0-9.-]*[a-z0-9])?(?::[0-9]{1,5})?", re.ASCII)
 _WORD = re.compile(r"/[a-z][a-z-]*", re.ASCII)
 _FEES = frozenset({"per_segment_fee_usd", "per_media_fee_usd"})
@@ -92,6 +93,9 @@ class Amount(_Strict, tag_field="kind", tag="amount"):
         object: the answer's field with the id to remember the amount under, if later operations build on it.
         signed: the amount goes either way; what counts is how much.
         unbounded: fields of body or query beside which the amount is not all.
+        lookup: where the amount is left out, what to read of the object instead: the one of these look-ups
+            whose object the request names.
+        answers_amount: the answer's ``amount`` is what was moved, and not what it was moved of.
     """
 
     amount: Text
@@ -100,6 +104,8 @@ class Amount(_Strict, tag_field="kind", tag="amount"):
     object: Text | None = None
     signed: bool = False
     unbounded: list[Text] = []
+    lookup: list[Text] = []
+    answers_amount: bool = True
 
 
 class Increase(_Strict, tag_field="kind", tag="increase"):
@@ -109,11 +115,25 @@ class Increase(_Strict, tag_field="kind", tag="increase"):
         of: the path parameter that names the object.
         amount: the form field with the new total; where absent, nothing is added.
         currency: the form field; where absent, the object's own.
+        only_stated: without amount and currency it does nothing, whatever the object is.
+        lookup: what to read of an object that nobody counted yet, which then counts in full.
     """
 
     of: Text
     amount: Text | None = None
     currency: Text | None = None
+    only_stated: bool = False
+    lookup: list[Text] = []
+
+
+class LookUp(_Strict, tag_field="kind", tag="lookup"):
+    """Moves what an object comes to, each time.
+
+    Attributes:
+        lookup: what to read of it: the one of these look-ups whose object the request names.
+    """
+
+    lookup: Annotated[list[Text], Meta(min_length=1)]
 
 
 class Tokens(_Strict, tag_field="kind", tag="tokens"):
@@ -245,7 +265,7 @@ class Flat(_Strict, tag_field="kind", tag="flat"):
 Counted = Recipients | Sms | Minutes | Flat
 """Costs a count of things times their price in the file's ``[price]``."""
 
-Cost = Free | Amount | Increase | Items | Recipients | Sms | Minutes | Flat | Tokens | Unpriceable
+Cost = Free | Amount | Increase | LookUp | Items | Recipients | Sms | Minutes | Flat | Tokens | Unpriceable
 
 
 class Later(_Strict):
@@ -365,6 +385,36 @@ class ModelPrice(_Strict):
     cache_write_per_million: Decimal | int | None = None
 
 
+class LookupTable(_Strict):
+    """Something to read of an object before a call on it is priced.
+
+    Attributes:
+        get: the path, with the path parameters or body fields that name the object: ``/v1/charges/{charge}``.
+        amount: in the answer, in minor units; a path of names.
+        minus: in the answer, what of it is gone already.
+        currency: in the answer.
+        require: what else the answer must say, or it does not bound the cost.
+    """
+
+    get: Text
+    amount: Text
+    currency: Text
+    minus: Text | None = None
+    require: dict[Text, str | bool] = {}
+
+
+class Survival(_Strict):
+    """An object that a refused call has made or left, so that it can go on without a further call.
+
+    Attributes:
+        at: where it stands in the answer.
+        ended: the values of its ``status`` with which it can't.
+    """
+
+    at: Text
+    ended: list[Text] = []
+
+
 class Example(_Strict):
     """A claim of the file that the tests run."""
 
@@ -417,6 +467,11 @@ class VendorFile(_Strict):
     """Whose list of the genai-prices library knows the models."""
     model_price: list[ModelPrice] = []
     """Wins over the list; the first line that fits a model holds."""
+    lookup: dict[Text, LookupTable] = {}
+    """By name."""
+    lookup_headers: dict[Text, Text] = {}
+    """What goes along with look-ups: the version of the API whose answers they read."""
+    survives: Survival | None = None
     example: list[Example] = []
 
 
@@ -670,6 +725,14 @@ def problems(file: VendorFile) -> Iterator[Problem]:
     for root in file.json_roots:
         if root not in file.roots:
             yield Problem(("json_roots",), f"`json_roots` takes some of the roots, not {root!r}")
+    for name, table in file.lookup.items():
+        path = PLACEHOLDER.sub("x", table.get.partition("?")[0])
+        if not path.startswith(tuple(file.roots)) or not _PATTERN.fullmatch(f"GET {path}") or "{" in path:
+            yield Problem(("lookup", name, "get"), f"`lookup.{name}.get` takes a path below a root")
+    for header in file.lookup_headers:
+        if header not in file.forward_headers:
+            message = f"`lookup_headers` takes some of `forward_headers`, not {header!r}"
+            yield Problem(("lookup_headers",), message)
     names: set[str] = set()
     matches: set[tuple[str, str]] = set()
     for place, operation in listed(file):
@@ -702,7 +765,7 @@ def _problems_of(
         return
     if not path.startswith(roots):
         yield "match", f"`match` starts with none of {', '.join(file.roots)}"
-    shape = (method, _PARAMETER.sub("{}", path))
+    shape = (method, PLACEHOLDER.sub("{}", path))
     if shape in matches:
         yield "match", "`match` is another operation's too"
     matches.add(shape)
@@ -719,10 +782,10 @@ def _problems_of(
     if isinstance(cost, Tokens) and (file.body != "json" or not (file.model_price or file.model_table)):
         yield "cost", "`cost` takes a file with JSON bodies and `model_price` or `model_table`"
     if operation.later is not None:
-        known = {*_PARAMETER.findall(path), "id"}
+        known = {*PLACEHOLDER.findall(path), "id"}
         if not isinstance(cost, Counted):
             yield "later", "`later` takes an operation that is priced by `[price]`"
-        if not set(_PARAMETER.findall(operation.later.get)) <= known or "{id}" not in operation.later.get:
+        if not set(PLACEHOLDER.findall(operation.later.get)) <= known or "{id}" not in operation.later.get:
             yield "later", "`later.get` takes {id} and the parameters of `match`"
         elif not operation.later.get.startswith(roots):
             yield "later", f"`later.get` starts with none of {', '.join(file.roots)}"
@@ -733,6 +796,10 @@ def _problems_of(
         yield "cost", "`cost.default_seconds` is longer than `cost.at_most`"
     if isinstance(cost, Increase) and "{" + cost.of + "}" not in path:
         yield "cost", "`cost.of` takes a path parameter of `match`"
+    if isinstance(cost, Amount | Increase | LookUp):
+        for name in cost.lookup:
+            if name not in file.lookup:
+                yield "cost", f"`cost.lookup` takes look-ups of the file, not {name!r}"
 
 
 def _problems_of_line(line: ModelPrice) -> Iterator[tuple[str, str]]:
@@ -808,7 +875,7 @@ def _split(operation: Operation) -> tuple[str, str]:
     if match is None:
         raise VendorFileError("`match` takes METHOD /path with {parameters}")
     for segment in match[2].strip("/").split("/"):
-        if ("{" in segment or "}" in segment) and not _PARAMETER.fullmatch(segment):
+        if ("{" in segment or "}" in segment) and not PLACEHOLDER.fullmatch(segment):
             raise VendorFileError("a parameter takes a whole segment of `match`")
     return match[1], match[2]
 
@@ -820,7 +887,7 @@ def _is_parameter(segment: str) -> bool:
 def explain(text: str) -> str:
     """msgspec names the path of a wrong value; for the closed vocabularies, say the words too."""
     if "kind`" in text:
-        kinds = "free, amount, increase, items, recipients, sms, minutes, flat, tokens or unpriceable"
+        kinds = "free, amount, increase, lookup, items, recipients, sms, minutes, flat, tokens or unpriceable"
         text += f"; `kind` takes {kinds}"
     elif "`$.auth.scheme`" in text:
         text += "; it takes bearer, basic, x-api-key or header"

@@ -231,8 +231,8 @@ async def read_request(
     asked = Asked(
         form,
         known,
-        _digest(access, slots, body or b""),
-        _digest(access, slots, plain) if guarded else b"",
+        request_digest(access, slots, body or b""),
+        request_digest(access, slots, plain) if guarded else b"",
         replay or None,
         _fingerprint(grant, access, credential, form) if watched else None,
         call.row.idempotency_key,
@@ -257,7 +257,8 @@ def write_bounds(
     return bounded(body, fields)
 
 
-def _digest(access: Access, slots: Mapping[bytes, bytes], body: bytes) -> bytes:
+def request_digest(access: Access, slots: Mapping[bytes, bytes], body: bytes) -> bytes:
+    """Of method, target, type, account and body: equal for a retry."""
     digest = hashlib.blake2b(digest_size=16)
     for part in (access.method.encode(), access.target.text.encode(), slots.get(b"content-type", b"")):
         digest.update(part + b"\0")

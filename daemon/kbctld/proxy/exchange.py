@@ -33,6 +33,7 @@ from kbctld.proxy.call import Call, Refused, allowed
 from kbctld.proxy.flight import Flight
 from kbctld.proxy.inject import outbound_head
 from kbctld.proxy.links import LINKS_BYTES, turned
+from kbctld.proxy.looking import look_up
 from kbctld.proxy.scrub import Scrubber
 from kbctld.proxy.shares import Places, Shares, Turn
 from kbctld.proxy.upstream import Answer, Connection, Failure, Pool, UpstreamError
@@ -77,6 +78,8 @@ async def exchange(plane: "Plane", request: Request) -> None:
             body, asked, hides_usage = await read_request(
                 call, head, grant, access, credential, fields, body, apart=apart
             )
+            # What only the vendor knows of the object that it is about.
+            asked = await look_up(plane, call, turn, grant, access, credential, asked)
             # The decision. The money is set aside in the same step, without suspending.
             permit: Permit = allowed(call.authorize(grant, access, asked))
             # What the vendor itself can keep to, where it takes a bound.

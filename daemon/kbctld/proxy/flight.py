@@ -14,7 +14,7 @@ from kbctld.core.grant import Grant
 from kbctld.core.later import place_of
 from kbctld.core.ledger import Verdict
 from kbctld.core.money import read_currency
-from kbctld.core.outcome import verdict_of
+from kbctld.core.outcome import survivor, verdict_of
 from kbctld.core.policy import Access, Permit
 from kbctld.core.tokens import spent
 from kbctld.core.vendor import Amount, Increase, Later, Tokens
@@ -127,10 +127,10 @@ class Flight:
             spent_nano = self._true_amount(said)
             object_id = self._object_id(said)
             if object_id is not None:
-                self._call.vault.remember(
-                    self._access.vendor.name, credential.name, object_id, self.permit.price
-                )
+                self._remember(object_id, credential)
         verdict = verdict_of(answer.status)
+        if verdict is Verdict.REFUSED and self._left_behind(read, credential):
+            verdict = Verdict.POSTED
         self._settle(verdict, spent_nano=spent_nano, replayed=replayed)
         if self._later is not None and verdict is Verdict.POSTED and self.permit.replay_of is None:
             self._await_price(self._later, _json_object(read), credential)
@@ -149,6 +149,21 @@ class Flight:
                 self.permit.price.untold,
                 later.after_s,
             )
+
+    def _left_behind(self, read: bytes, credential: Credential) -> bool:
+        """Whether a refused call left an object that can be paid without a further call: it counts."""
+        survives, counts = self._access.vendor.file.survives, self.permit.price.counts
+        found = survivor(survives, read) if survives is not None and counts is not None else None
+        if found is None or counts is None:
+            return False
+        # Later steps build on it only where all of it was counted.
+        if found.minor is not None and found.minor <= counts.minor and found.currency == counts.currency:
+            for object_id in {found.id, self._object_id({}) or found.id}:
+                self._remember(object_id, credential)
+        return True
+
+    def _remember(self, object_id: str, credential: Credential) -> None:
+        self._call.vault.remember(self._access.vendor.name, credential.name, object_id, self.permit.price)
 
     async def __aenter__(self) -> Self:
         return self

@@ -160,6 +160,14 @@ class Turn:
             if refusal is not None:
                 raise Refused(refusal)
 
+    async def borrow(self, kind: RateClass) -> None:
+        """Take a further turn of the vendor's rate, for something that must be asked before this call can go.
+
+        It has its slot, and goes before others in line: they all wait for time alone, and each call that had
+        its turn borrows one at most.
+        """
+        await self._shares.borrow(kind)
+
     def leaves(self) -> None:
         """Its first byte leaves now: its turn of the rate is used up."""
         self.left = True
@@ -283,6 +291,16 @@ class Shares:
             flow: the number of the root key that this one was derived from, or its own.
         """
         return Turn(self, grant, kind, flow)
+
+    async def borrow(self, kind: RateClass) -> None:
+        """Wait for a turn of the rate, and use it up."""
+        lane = self._lanes.get(kind)
+        while lane is not None:
+            wait_ns = lane.bucket.wait_ns(self.now_ns())
+            if not wait_ns:
+                lane.bucket.take(self.now_ns())
+                return
+            await asyncio.sleep(max(wait_ns, _TIMER_MIN_NS) / _NS_PER_S)
 
     # --- for a turn: nothing in here suspends ---------------------------------------------------------
 

@@ -56,6 +56,7 @@ class UpstreamLimits:
     first_byte_s: float = 80.0
     silence_s: float = 60.0
     idle_s: float = 20.0
+    lookup_s: float = 5.0
     connections: int = 256
 
 
