@@ -262,8 +262,8 @@ class App:
             await credentials.set("stripe", self.vendors["stripe"], secret, time.time_ns(), "sandbox")
             overridden = {"stripe": self._pretend_server.url, **overridden}
         context = verifying_context(self.config.ca_file)
-        limits = self.config.upstream_limits()
         for name, vendor in self.vendors.items():
+            limits = self.config.upstream_limits(vendor)
             origin = read_origin(overridden.get(name, vendor.origin))
             self._origins[name] = origin.text
             if name in overridden:
@@ -452,7 +452,7 @@ class App:
         if self._plane is not None:
             self._plane.draining = True
         for server in self._servers:
-            await server.drain(DRAIN_S)
+            await server.drain(DRAIN_S, self._plane.stop if self._plane is not None else None)
         for worker in self._workers:
             worker.cancel()
         await asyncio.gather(*self._workers, return_exceptions=True)

@@ -70,8 +70,10 @@ class UpstreamConfig(Struct, forbid_unknown_fields=True):
     """Bounds towards vendors."""
 
     connect_s: Seconds = 5.0
-    first_byte_s: Seconds = 80.0
+    first_byte_s: Seconds | None = None
+    """Wins over what vendor files say; left out, it is 80 for those that say nothing."""
     silence_s: Seconds = 60.0
+    stream_silence_s: Seconds = 300.0
     idle_s: Seconds = 20.0
     connections: Annotated[int, Meta(ge=1, le=100_000)] = 256
 
@@ -116,12 +118,15 @@ class Config(Struct, forbid_unknown_fields=True):
             connections=limits.connections,
         )
 
-    def upstream_limits(self) -> UpstreamLimits:
+    def upstream_limits(self, vendor: Vendor) -> UpstreamLimits:
         limits = self.upstream
+        own = vendor.file.timeouts.first_byte_s
+        usual = UpstreamLimits()
         return UpstreamLimits(
             connect_s=limits.connect_s,
-            first_byte_s=limits.first_byte_s,
+            first_byte_s=limits.first_byte_s or own or usual.first_byte_s,
             silence_s=limits.silence_s,
+            stream_silence_s=limits.stream_silence_s,
             idle_s=limits.idle_s,
             connections=limits.connections,
         )

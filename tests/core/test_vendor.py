@@ -363,3 +363,15 @@ def test_a_body_decides_where_the_cost_is_read_from_it(cost: str, decides: bool)
     """What decides nothing may stream by unread."""
     vendor = read_vendor(FILE + operation("POST /v1/things", cost))
     assert vendor.operations["things.do"].body_decides is decides
+
+
+@pytest.mark.parametrize(
+    ("seconds", "fits"), [("1", 1), ("3600", 1), ("0", 0), ("3601", 0), ('"9"', 0), ("1.5", 0)]
+)
+def test_a_first_byte_may_take_an_hour_and_no_longer(seconds: str, fits: int) -> None:
+    text = f"{FILE}\n[timeouts]\nfirst_byte_s = {seconds}\n"
+    if fits:
+        assert str(read_vendor(text).file.timeouts.first_byte_s) == seconds
+    else:
+        with pytest.raises(VendorFileError, match="first_byte_s"):
+            read_vendor(text)

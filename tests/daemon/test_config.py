@@ -187,10 +187,21 @@ def test_without_a_config_everything_is_as_documented(folder: Path) -> None:
     assert read_config(Home(folder)) == Config()
     assert read_config(place(folder, "config.toml", "# nothing\n")) == Config()
     assert Config().port == 4815
-    limits, upstream = Config().server_limits(), Config().upstream_limits()
+    stripe = read_vendors(Home(folder), Config())["stripe"]
+    limits, upstream = Config().server_limits(), Config().upstream_limits(stripe)
     assert (limits.head_s, limits.body_bytes, limits.body_bytes_per_s) == (10, 10 * 1024 * 1024, 1024)
     assert (limits.connections, Config().limits.in_flight_per_key) == (1024, 256)
     assert (upstream.connect_s, upstream.first_byte_s, upstream.silence_s) == (5, 80, 60)
+    assert upstream.stream_silence_s == 300
+
+
+def test_a_vendor_may_take_longer_for_its_first_byte_unless_the_operator_says_otherwise(folder: Path) -> None:
+    vendors = read_vendors(Home(folder), Config())
+    first = {name: Config().upstream_limits(vendor).first_byte_s for name, vendor in vendors.items()}
+    assert first == {"stripe": 80, "twilio": 80, "resend": 80, "openai": 600, "anthropic": 600}
+    own = read_config(place(folder, "config.toml", "[upstream]\nfirst_byte_s = 5\nstream_silence_s = 7\n"))
+    limits = own.upstream_limits(vendors["openai"])
+    assert (limits.first_byte_s, limits.stream_silence_s) == (5, 7)
 
 
 def test_what_is_set_is_what_counts(folder: Path) -> None:

@@ -357,6 +357,13 @@ class RateTable(_Strict):
     write: Text | None = None
 
 
+class Timeouts(_Strict):
+    """How long the vendor may take, where that is longer than usual; seconds."""
+
+    first_byte_s: Annotated[int, Meta(ge=1, le=3600)] | None = None
+    """From the last byte of a request to the first one of its answer."""
+
+
 class TokenDollars(_Strict):
     """US dollars for a million tokens; a figure that is left out costs what input costs."""
 
@@ -461,6 +468,7 @@ class VendorFile(_Strict):
     """The same as a list of ``{name, value}``: Resend's ``tags``."""
     secret_prefixes: list[Text] = []
     rate: RateTable | None = None
+    timeouts: Timeouts = msgspec.field(default_factory=Timeouts)
     price: PriceTable | None = None
     """What things cost that are sold by count."""
     model_table: Literal["openai", "anthropic"] | None = None

@@ -30,6 +30,7 @@ _BUFFER_HIGH = 256 * 1024
 # More than a body may have: a client that sends all of a refused one before it looks still sees why.
 _LINGER_BYTES = 16 * 1024 * 1024
 _LINGER_S = 2.0
+_LAST_CALL_S = 1.0
 # What is left of a refused request's body is read and thrown away up to this size; beyond it we close.
 _SKIP_BYTES = 64 * 1024
 # Requests with one credential that are begun in one round of the event loop.
@@ -206,6 +207,11 @@ class Request:
         """Whether bytes of the answer have gone out, so that it can't be replaced any more."""
         return self._started
 
+    @property
+    def ended(self) -> bool:
+        """Whether the last byte of the answer has gone out, or none will."""
+        return self._ended
+
     def respond(self, status: int, fields: Fields, body: bytes, *, close: bool = False) -> None:
         """Answer in one write. Does nothing when the client is gone."""
         self._started = True
@@ -252,6 +258,8 @@ class Request:
 
     def end(self) -> None:
         """The last piece has been sent."""
+        if self._ended:
+            return
         if self._answer_chunked:
             self.connection.write(b"0\r\n\r\n")
         self._end(self._close_after)
@@ -421,7 +429,7 @@ class Connection(asyncio.Protocol):
         self._task = None
         if self._gone:
             return
-        if close:
+        if close or self.server.draining:
             self._close_gently()
             return
         self._skip = skip
@@ -652,22 +660,33 @@ class Server:
         if not self._connections and self._empty is not None and not self._empty.done():
             self._empty.set_result(None)
 
-    async def drain(self, patience_s: float) -> None:
-        """Take no more requests, let those under way finish, then cut what is left."""
+    async def drain(self, patience_s: float, last_call: Callable[[], None] | None = None) -> None:
+        """Take no more requests, let those under way finish, then cut what is left.
+
+        Args:
+            patience_s: how long they may take.
+            last_call: what ends those that are left by itself; they then have a moment to say so.
+        """
         self.draining = True
         self._sweeper.cancel()
         for listener in self._listeners:
             listener.close()
         for connection in list(self._connections):
             connection.close_if_idle()
+        await self._emptied(patience_s)
+        if self._connections and last_call is not None:
+            last_call()
+            await self._emptied(_LAST_CALL_S)
+        for connection in list(self._connections):
+            connection.cancel_task()
+            connection.abort()
+
+    async def _emptied(self, patience_s: float) -> None:
         if self._connections:
             self._empty = self.loop.create_future()
             handle = self.loop.call_later(patience_s, _wake, self._empty)
             await self._empty
             handle.cancel()
-        for connection in list(self._connections):
-            connection.cancel_task()
-            connection.abort()
 
     def _sweep(self) -> None:
         now = self.loop.time()

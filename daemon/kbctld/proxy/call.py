@@ -16,9 +16,10 @@ from kbctld.core.tally import Tally
 from kbctld.core.target import Arrived
 from kbctld.core.vendor import AuthScheme, Vendor
 from kbctld.http1.gate import BadHead
-from kbctld.http1.server import Fields
+from kbctld.http1.server import ClientGone, Fields
 from kbctld.http1.server import Request as HttpRequest
 from kbctld.proxy.answer import refusal_answer
+from kbctld.proxy.sse import UsageStream
 from kbctld.proxy.upstream import Failure, UpstreamError
 from kbctld.store.journal import JournalError
 from kbctld.vault import Vault
@@ -30,6 +31,8 @@ _FAILURE = {
     Failure.UNREACHABLE: Code.UPSTREAM_UNREACHABLE,
     Failure.TIMEOUT: Code.UPSTREAM_TIMEOUT,
     Failure.INVALID: Code.UPSTREAM_INVALID,
+    Failure.REVOKED: Code.UPSTREAM_INVALID,
+    Failure.STOPPING: Code.SHUTTING_DOWN,
 }
 
 
@@ -61,6 +64,7 @@ class Call:
         vendor: whose shape a refusal takes, once that is known.
         slot: where the agent sent its vault key.
         flew: whether bytes of it have left.
+        events: the stream of events that answers it, once that has begun: a refusal can be told in it.
     """
 
     def __init__(
@@ -78,6 +82,7 @@ class Call:
         self.vendor: Vendor | None = None
         self.slot: AuthScheme = "bearer"
         self.flew = False
+        self.events: UsageStream | None = None
         self.took_off_ns = 0
         self._vendors = vendors
         self._overridden = overridden
@@ -184,10 +189,44 @@ class Call:
             await self.vault.journal.refuse(row)
         self._tally.ended(row.vendor, row.policy_check_result, row.outcome)
         if self.request.started:
-            self.request.cut()  # half of another answer is out: it must not pass for a whole one
+            await self.break_off(refusal)
             return
+        self.request.respond(*self._told(refusal))
+
+    async def break_off(self, refusal: Refusal) -> None:
+        """End an answer of which a part is out, so that the part does not pass for the whole.
+
+        A stream of events ends with one that tells the refusal, anything else with its connection.
+        """
+        if self.request.ended:
+            return
+        if self.events is None or self.events.lost:
+            self.request.cut()
+            return
+        *_, body = self._told(refusal)
+        try:
+            await self.request.send(self.events.error(body))
+        except ClientGone:
+            return
+        self.request.end()
+
+    async def left(self) -> None:
+        """Record that the agent broke off: its request, or the stream of events that answers it."""
+        if not self.request.started:
+            await self.refuse(Refusal(Code.MALFORMED_REQUEST, "the agent broke off its request"))
+            return
+        fate = (
+            "what it cost had been told, and is counted"
+            if self.row.outcome == "posted"
+            else "what it cost had not been told, so what it asked for stays held"
+        )
+        await self.refuse(
+            Refusal(Code.MALFORMED_REQUEST, f"the agent left the stream before its end; {fate}")
+        )
+
+    def _told(self, refusal: Refusal) -> tuple[int, Fields, bytes]:
         key_id = self.grant.key_id if self.grant else None
-        self.request.respond(*refusal_answer(refusal, self.vendor, row.call_id, key_id))
+        return refusal_answer(refusal, self.vendor, self.row.call_id, key_id)
 
     async def fail(self, error: UpstreamError) -> None:
         """Record and answer that the vendor gave no usable answer."""
@@ -199,7 +238,10 @@ class Call:
         if self.row.outcome == "posted":
             fate = "but it had told what the call cost, which is counted"
         vendor = self.row.vendor or "the vendor"
-        refusal = Refusal(_FAILURE[error.failure], f"{vendor}: {error.detail}; {fate}")
+        code = _FAILURE[error.failure]
+        if error.failure is Failure.REVOKED and self.request.started:
+            code = Code.KEY_REVOKED  # it has seen that the vendor acted: what is left to tell is why it ends
+        refusal = Refusal(code, f"{vendor}: {error.detail}; {fate}")
         await self.refuse(refusal, was_allowed=True)
 
     async def reject(self, bad: BadHead) -> None:

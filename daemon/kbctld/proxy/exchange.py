@@ -4,6 +4,7 @@ Its order is the product's promise. What must stay true: every way out of it lea
 by what was proved.
 """
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator, Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -36,6 +37,7 @@ from kbctld.proxy.links import LINKS_BYTES, turned
 from kbctld.proxy.looking import look_up
 from kbctld.proxy.scrub import Scrubber
 from kbctld.proxy.shares import Places, Shares, Turn
+from kbctld.proxy.sse import UsageStream
 from kbctld.proxy.upstream import Answer, Connection, Failure, Pool, UpstreamError
 from kbctld.vault import Vault
 
@@ -43,6 +45,8 @@ log = logging.getLogger("kbctld.proxy")
 
 # An answer up to this size is passed on in one write, once it is whole: a refusal can still replace it.
 _WHOLE_BYTES = 64 * 1024
+# How long a stream is heard when the agent does not hear it any more.
+_LAST_WORDS_S = 1.0
 _NOT_PASSED_ON = frozenset(
     b"connection keep-alive proxy-authenticate proxy-connection te trailer transfer-encoding upgrade "
     b"content-length set-cookie alt-svc strict-transport-security".split()
@@ -114,7 +118,7 @@ async def exchange(plane: "Plane", request: Request) -> None:
     except UpstreamError as error:
         await call.fail(error)
     except ClientGone:
-        await call.refuse(Refusal(Code.MALFORMED_REQUEST, "the agent broke off its request"))
+        await call.left()
 
 
 async def _stream_up(request: Request, connection: Connection) -> None:
@@ -147,7 +151,8 @@ async def _pass_back(
     fields = _passed_on(answer, call, own_key=file.name in plane.apart)
     scrubber = plane.scrubber(credential)
     reflected = scrubber.finds(b"\n".join(text for pair in fields for text in pair))
-    pieces = connection.body(pool.limits.silence_s)
+    events = flight.events(answer)
+    pieces = connection.body(pool.limits.silence_s if events is None else pool.limits.stream_silence_s)
     has_body = call.row.method != "HEAD"  # what it answers has a length all the same
     has_links = file.hosts is not None and 200 <= answer.status < 300 and _is_json(answer)
     whole: bytes | None = None
@@ -155,7 +160,6 @@ async def _pass_back(
         whole, pieces = await _up_to(LINKS_BYTES, pieces)
     elif has_body and answer.length is not None and answer.length <= _WHOLE_BYTES:
         whole = b"".join([piece async for piece in pieces])
-    events = flight.events(answer)
     if whole is not None:
         shown = whole if events is None else events.feed(whole) + events.rest()
         flight.landed(answer, whole, credential)
@@ -168,8 +172,14 @@ async def _pass_back(
         return
     if reflected:
         raise Refused(_reflected(vendor))
-    call.row.status = answer.status  # on its way to the agent: what goes wrong from here on only cuts it
-    read = await _stream_down(call, flight, pieces, answer, _noticed(fields, call, file), scrubber)
+    call.row.status = answer.status  # on its way to the agent: what goes wrong from here on only ends it
+    call.events = events
+    fields = _noticed(fields, call, file)
+    if events is None:
+        read = await _stream_down(call, flight, pieces, answer, fields, scrubber)
+    else:
+        read = b""
+        await _stream_events(call, events, pieces, answer, fields, scrubber)
     flight.landed(answer, read, credential)
     call.answered(answer.status)
     call.request.end()
@@ -216,28 +226,73 @@ async def _stream_down(
     scrubber: Scrubber,
 ) -> bytes:
     """Pass pieces on as they come; when the agent goes, the vendor's answer is still heard to its end."""
-    stream, events = scrubber.stream(), flight.events(answer)
+    stream = scrubber.stream()
     read = bytearray()
-    keeps = flight.reads_up_to if flight.reads_answer and events is None else -1
+    keeps = flight.reads_up_to if flight.reads_answer else -1
     there = True
-    # With an event left out, a stream is shorter than its head says.
-    length = None if events is not None and events.hides else answer.length
-    call.request.start(answer.status, fields, length)
+    call.request.start(answer.status, fields, answer.length)
     async for piece in pieces:
         if len(read) <= keeps:
             read += piece
         # Nothing comes behind the scrubber: what leaves it leaves the daemon.
-        passed = stream.feed(piece if events is None else events.feed(piece))
+        passed = stream.feed(piece)
         if stream.found and there:
-            log.warning("%s: the vendor repeated the real secret; its answer was cut", call.row.call_id)
-            call.row.reason = "the vendor repeated the real secret; its answer was cut"
+            _note_reflected(call)
             call.request.cut()
             there = False
         there = there and await _send(call.request, passed)
     if there:
-        last = b"" if events is None else stream.feed(events.rest())
-        await _send(call.request, last + stream.rest())
+        await _send(call.request, stream.rest())
     return bytes(read)
+
+
+async def _stream_events(
+    call: Call,
+    events: UsageStream,
+    pieces: AsyncIterator[bytes],
+    answer: Answer,
+    fields: Fields,
+    scrubber: Scrubber,
+) -> None:
+    """Pass events on as they come. Nobody pays for words that nobody hears: when the agent goes, we go too.
+
+    Raises:
+        ClientGone: it went, and the vendor had more to say.
+        Refused: the vendor repeated the real secret, and had more to say.
+    """
+    stream = scrubber.stream()
+    # No length: an event may be left out, or one that says why it ends may be put in.
+    call.request.start(answer.status, fields, None)
+    async for piece in pieces:
+        passed = stream.feed(events.feed(piece))
+        if stream.found:
+            _note_reflected(call)
+            reflected = _reflected(call.row.vendor or "the vendor")
+            await call.break_off(reflected)
+            if await _ends_by_itself(events, pieces):
+                return
+            raise Refused(reflected)
+        if not await _send(call.request, passed):
+            if await _ends_by_itself(events, pieces):
+                return
+            raise ClientGone
+    await _send(call.request, stream.feed(events.rest()) + stream.rest())
+
+
+async def _ends_by_itself(events: UsageStream, pieces: AsyncIterator[bytes]) -> bool:
+    """Listen a moment longer: a stream that is about to end still tells what it cost."""
+    try:
+        async with asyncio.timeout(_LAST_WORDS_S):
+            async for piece in pieces:
+                events.feed(piece)
+    except TimeoutError:
+        return False
+    return True
+
+
+def _note_reflected(call: Call) -> None:
+    log.warning("%s: the vendor repeated the real secret; its answer was cut", call.row.call_id)
+    call.row.reason = "the vendor repeated the real secret; its answer was cut"
 
 
 async def _send(request: Request, piece: bytes) -> bool:
@@ -345,8 +400,13 @@ class Plane:
         """End the calls of these keys that vendors are working on; gives how many. Their holds stay."""
         flights = [flight for grant in grants for flight in self.aloft.get(grant.no, ())]
         for flight in flights:
-            flight.cut()
+            flight.cut(Failure.REVOKED, "an operator cut it when its key was revoked")
         return len(flights)
+
+    def stop(self) -> None:
+        """End every call that a vendor is working on: the daemon waits no longer. Their holds stay."""
+        for flight in [flight for flights in self.aloft.values() for flight in flights]:
+            flight.cut(Failure.STOPPING, "the daemon stopped before its answer had come")
 
     def forget(self, credential_name: str) -> None:
         """Drop what was kept of a secret that was rotated or removed."""

@@ -22,7 +22,7 @@ from kbctld.credentials import Credential
 from kbctld.proxy.call import Call
 from kbctld.proxy.shares import Turn
 from kbctld.proxy.sse import UsageStream, usage_in
-from kbctld.proxy.upstream import Answer, Connection, Pool
+from kbctld.proxy.upstream import Answer, Connection, Failure, Pool
 
 # What is kept of an answer, where its JSON tells the true cost or an object's id.
 _OBJECT_BYTES = 1024 * 1024
@@ -76,7 +76,12 @@ class Flight:
         """What listens to an answer that is a stream of a language model's events; None for any other."""
         cost = self._access.operation.cost if self._access.operation else None
         kind = (answer.get(b"content-type") or b"").partition(b";")[0].strip().lower()
-        if isinstance(cost, Tokens) and kind == b"text/event-stream" and 200 <= answer.status < 300:
+        if (
+            self._events is None
+            and isinstance(cost, Tokens)
+            and kind == b"text/event-stream"
+            and 200 <= answer.status < 300
+        ):
             self._events = UsageStream(cost.api, hides=self._hides_usage)
         return self._events
 
@@ -103,10 +108,10 @@ class Flight:
         self._grant.in_flight_nano += self._nano
         self._aloft.setdefault(self._grant.no, set()).add(self)
 
-    def cut(self) -> None:
-        """End it on an operator's word. The vendor may have acted, so what it holds stays held."""
+    def cut(self, failure: Failure, why: str) -> None:
+        """End it on our word. The vendor may have acted, so what it holds stays held."""
         assert self._connection is not None  # noqa: S101 - aloft
-        self._connection.cut("an operator cut it when its key was revoked")
+        self._connection.cut(failure, why)
 
     def landed(self, answer: Answer, read: bytes, credential: Credential) -> None:
         """The answer was read to its end: settle by what it says.

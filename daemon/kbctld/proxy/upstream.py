@@ -30,6 +30,10 @@ class Failure(StrEnum):
     UNREACHABLE = "unreachable"
     TIMEOUT = "timeout"
     INVALID = "invalid"
+    REVOKED = "revoked"
+    """An operator cut it."""
+    STOPPING = "stopping"
+    """The daemon waits no longer."""
 
 
 class UpstreamError(Exception):
@@ -55,6 +59,8 @@ class UpstreamLimits:
     connect_s: float = 5.0
     first_byte_s: float = 80.0
     silence_s: float = 60.0
+    stream_silence_s: float = 300.0
+    """Within a stream of events, whose writer may have to think."""
     idle_s: float = 20.0
     lookup_s: float = 5.0
     connections: int = 256
@@ -247,10 +253,10 @@ class Connection(asyncio.Protocol):
         if self._transport is not None:
             self._transport.abort()
 
-    def cut(self, why: str) -> None:
+    def cut(self, failure: Failure, why: str) -> None:
         """End the request that is under way, at once; whoever waits for its answer is told why."""
         if not self._complete:
-            self._fail(why)
+            self._fail(why, failure)
         self.close()
         self._wake()
 
@@ -362,9 +368,9 @@ class Connection(asyncio.Protocol):
         if self._answer is not None:
             self._complete = True
 
-    def _fail(self, detail: str) -> None:
+    def _fail(self, detail: str, failure: Failure = Failure.INVALID) -> None:
         if self._error is None:
-            self._error = UpstreamError(Failure.INVALID, detail, sent=self._written)
+            self._error = UpstreamError(failure, detail, sent=self._written)
         self._reusable = False
 
     def _wake(self) -> None:
