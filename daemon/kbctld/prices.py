@@ -8,7 +8,7 @@ second, which neither a start nor another call should wait for.
 import asyncio
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from fractions import Fraction
@@ -31,6 +31,8 @@ _OTHER_OUTPUT = ("output_audio_mtok", "output_image_mtok")
 # As a comment writes it, or as Python does.
 _DAY = re.compile(r"(20[0-9]{2})-([01][0-9])-([0-3][0-9])")
 _REMEMBERED_MAX = 10_000
+# What may follow a listed name without being another model: a date, ``latest``.
+_VERSION = re.compile(r"(?:-preview)?(?:[-@]?(?:\d{4}-\d{2}-\d{2}|\d{8}|\d{4}|latest))?", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,12 +72,13 @@ class Prices:
 
     def find(self, vendor: Vendor, model: str) -> TokenPrice | None:
         """What a model's tokens cost today; None where nobody knows it."""
-        own = self._own.get(f"{vendor.name}/{model}")
-        if own is not None:
-            return own
+        price = self._own.get(f"{vendor.name}/{model}")
         line = _fitting(vendor.file.model_price, model)
-        if line is not None:
-            return _of_line(line)
+        if price is None and line is not None:
+            price = _of_line(line)
+        if price is not None:
+            # A server of one's own has no such tiers as the vendors of the table have.
+            return replace(price, surcharges=vendor.file.model_table is not None)
         if vendor.file.model_table is None:
             return None
         if self._tables is None:
@@ -142,7 +145,7 @@ def _read_tables() -> dict[str, Any]:
 def _listed(provider: Any, model: str, now: datetime) -> TokenPrice | None:
     """From the table; where several of its entries fit, nobody knows which the vendor means."""
     fitting = [entry for entry in provider.models if entry.is_match(model)]
-    if len(fitting) != 1:
+    if len(fitting) != 1 or not _is_meant(fitting[0], model):
         return None
     figures = {name: value for name, value in vars(fitting[0].get_prices(now)).items() if value is not None}
     if not figures.keys() <= _KNOWN or "input_mtok" not in figures:
@@ -157,6 +160,16 @@ def _listed(provider: Any, model: str, now: datetime) -> TokenPrice | None:
         max((ladders[name].dearest for name in _OTHER_INPUT if name in ladders), default=0),
         max((ladders[name].dearest for name in _OTHER_OUTPUT if name in ladders), default=0),
     )
+
+
+def _is_meant(entry: Any, model: str) -> bool:
+    """Whether it is this model that an entry lists: some fit whatever begins alike, models to come too."""
+    if model.startswith("ft:"):
+        return str(entry.id).startswith("ft:")  # what was trained costs more than what it was trained from
+    if not entry.is_match(model + "~"):
+        return True  # it fits this name, not a beginning of it
+    begins = next(end for end in range(1, len(model) + 1) if entry.is_match(model[:end] + "~"))
+    return _VERSION.fullmatch(model[begins:]) is not None
 
 
 def _ladder(value: Any) -> Ladder:

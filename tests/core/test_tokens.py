@@ -1,6 +1,8 @@
 """What a language model's call is held at and spent at; no byte brings more than it bounds."""
 
 import json
+import unicodedata
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -37,14 +39,15 @@ PRICE = TokenPrice(
     Ladder(((0, 3 * M),)),
     Ladder(((0, 5 * M),)),
 )
+OWN = replace(PRICE, surcharges=False)
 READER = TokenPrice(Ladder(((0, 2 * M),)))
 WRITER = TokenPrice(Ladder(((0, 2 * M),)), Ladder(((0, 7 * M),)))
 LONG = TokenPrice(Ladder(((0, 2 * M), (1000, 4 * M))), Ladder(((0, 7 * M), (1000, 9 * M))))
 
 USER = {"role": "user", "content": "hi"}
 BODIES: dict[TokenApi, dict[str, Any]] = {
-    "openai-chat": {"model": "m", "messages": [USER], "max_tokens": 10},
-    "openai-responses": {"model": "m", "input": "hi", "max_output_tokens": 10},
+    "openai-chat": {"model": "m", "messages": [USER], "max_tokens": 10, "service_tier": "default"},
+    "openai-responses": {"model": "m", "input": "hi", "max_output_tokens": 10, "service_tier": "default"},
     "openai-completions": {"model": "m", "prompt": "hi", "max_tokens": 10},
     "openai-embeddings": {"model": "m", "input": "hi"},
     "anthropic": {"model": "m", "messages": [USER], "max_tokens": 10, "inference_geo": "global"},
@@ -113,18 +116,102 @@ TOOL = {"type": "function", "function": {"name": "f", "parameters": {}}}
 
 
 @pytest.mark.parametrize(
-    ("api", "more"),
+    ("api", "more", "values"),
     [
-        (CHAT, {"tools": [TOOL]}),
-        (CHAT, {"response_format": {"type": "json_object"}}),
-        (RESPONSES, {"tools": [{"type": "custom", "name": "f"}]}),
-        (RESPONSES, {"text": {"format": {"type": "text"}}}),
-        (ANTHROPIC, {"tools": [{"name": "f", "input_schema": {}}]}),
-        (ANTHROPIC, {"output_config": {"effort": "low"}}),
+        (CHAT, {"tools": [TOOL]}, 5),
+        (CHAT, {"response_format": {"type": "json_object"}}, 1),
+        (RESPONSES, {"tools": [{"type": "custom", "name": "f"}]}, 3),
+        (RESPONSES, {"text": {"format": {"type": "text"}}}, 2),
+        (ANTHROPIC, {"tools": [{"name": "f", "input_schema": {}}]}, 3),
+        (ANTHROPIC, {"output_config": {"effort": "low"}}, 1),
+        (ANTHROPIC, {"thinking": {"type": "adaptive"}}, 1),
     ],
 )
-def test_tools_and_schemas_bring_instructions_of_the_vendor(api: TokenApi, more: dict[str, Any]) -> None:
-    assert held(api, **more) == (size(api, **more) + 1000) * 5 + 70
+def test_tools_and_schemas_bring_instructions_of_the_vendor_and_what_it_writes_around_their_values(
+    api: TokenApi, more: dict[str, Any], values: int
+) -> None:
+    assert held(api, **more) == (size(api, **more) + 1000 + values * 8) * 5 + 70
+
+
+def shown(schema: Any) -> str:
+    """The longest of some ways to show a schema to a model."""
+    ways = [json.dumps(schema), json.dumps(schema, indent=2), " | ".join(map(json.dumps, schema["enum"]))]
+    return max(ways, key=lambda way: len(way.split()) + sum(map(way.count, ",|[]")))
+
+
+@pytest.mark.parametrize(
+    ("api", "more"),
+    [
+        (CHAT, lambda schema: {"tools": [{"type": "function", "function": schema}]}),
+        (CHAT, lambda schema: {"functions": [schema]}),
+        (CHAT, lambda schema: {"response_format": schema}),
+        (CHAT, lambda schema: {"messages": [{"role": "assistant", "function_call": schema}]}),
+        (RESPONSES, lambda schema: {"tools": [{"type": "function", "parameters": schema}]}),
+        (RESPONSES, lambda schema: {"text": schema}),
+        (ANTHROPIC, lambda schema: {"tools": [{"name": "f", "input_schema": schema}]}),
+        (ANTHROPIC, lambda schema: block("tool_use", id="1", name="f", input=schema)),
+    ],
+)
+def test_law_1_a_schema_that_the_vendor_writes_in_its_own_way_is_bounded_all_the_same(
+    api: TokenApi, more: Any
+) -> None:
+    """Bytes alone do not bound it: ``[1,1]`` is five of them, and six tokens as ``[1, 1]``."""
+    schema = {"enum": [1] * 2000}
+    compact = json.dumps(schema, separators=(",", ":"))
+    tokens = sum(2 if char in ",|" else 1 for char in shown(schema) if char != " ") + shown(schema).count(" ")
+    assert tokens > len(compact)
+    body = {**BODIES[api], **more(schema)}
+    raw = json.dumps(body, separators=(",", ":")).encode()
+    plain = TokenPrice(Ladder(((0, M),)), Ladder(((0, 0),)))
+    assert bound(api, read_document(raw), lambda model: plain).nano >= len(raw) - len(compact) + tokens
+    foreign = {"enum": ["é" * 1000]}
+    raw = json.dumps({**BODIES[api], **more(foreign)}, ensure_ascii=False).encode()
+    nano = bound(api, read_document(raw), lambda model: plain).nano
+    assert nano >= len(raw) + 4 * 1000, "written with escapes, each of these letters has six characters"
+
+
+@pytest.mark.parametrize("escaped", [True, False])
+@pytest.mark.parametrize("api", ["openai-chat", "openai-embeddings", "anthropic"])
+def test_law_1_text_that_a_tokenizer_normalises_first_is_bounded_as_it_then_is(
+    api: TokenApi, escaped: bool
+) -> None:
+    """One ligature of three bytes is a sentence of 33 in its compatible form."""
+    text = "\ufdfa" * 100
+    body = {
+        **BODIES[api],
+        **({"input": text} if api == "openai-embeddings" else {"messages": [{**USER, "content": text}]}),
+    }
+    raw = json.dumps(body, ensure_ascii=escaped).encode()
+    plain = TokenPrice(Ladder(((0, M),)), Ladder(((0, 0),)))
+    tokens = len(unicodedata.normalize("NFKC", text).encode())
+    assert tokens > len(raw)
+    assert bound(api, read_document(raw), lambda model: plain).nano >= tokens
+
+
+@pytest.mark.parametrize("api", [CHAT, RESPONSES])
+@pytest.mark.parametrize("tier", [None, "auto"])
+def test_law_1_a_tier_that_the_body_leaves_to_the_project_is_held_at_its_price(
+    api: TokenApi, tier: str | None
+) -> None:
+    """A project can be set to priority, and no request says so."""
+    body = {**BODIES[api], "service_tier": tier}
+    document = read_document(json.dumps(body).encode())
+    usage = {"prompt_tokens": document.size, "completion_tokens": 10}
+    if api == RESPONSES:
+        usage = {"input_tokens": document.size, "output_tokens": 10}
+    true = spent(api, WRITER, {"usage": usage, "service_tier": "priority"})
+    assert true is not None
+    assert true == bound(api, document, lambda model: WRITER).nano
+    own = replace(WRITER, surcharges=False)
+    assert bound(api, document, lambda model: own).nano * 5 == true * 2
+
+
+@pytest.mark.parametrize(("budget", "written"), [(5, 10), (9, 10), (10, 20), (500, 510)])
+def test_thinking_beyond_the_maximum_is_held_too(budget: int, written: int) -> None:
+    """Between tools a model may think for longer than ``max_tokens``."""
+    more: dict[str, Any] = {"thinking": {"type": "enabled", "budget_tokens": budget}}
+    assert held(ANTHROPIC, **more) == (size(ANTHROPIC, **more) + 1000 + 16) * 5 + written * 7
+    assert "budget_tokens" in refusal(ANTHROPIC, thinking={"type": "enabled", "budget_tokens": "5"})
 
 
 PICTURE = "data:image/png;base64," + "A" * 5000
@@ -374,9 +461,11 @@ def test_law_1_no_call_within_its_bounds_costs_more_than_is_held(
             2 + 6 + 15 + 28,
         ),
         (CHAT, WRITER, {"prompt_tokens": 5, "prompt_tokens_details": {"cached_tokens": 5}}, {}, 10),
-        (CHAT, PRICE, {"prompt_tokens": 10, "completion_tokens": 4}, {"service_tier": "priority"}, 144),
+        (CHAT, PRICE, {"prompt_tokens": 10, "completion_tokens": 4}, {"service_tier": "priority"}, 120),
         (CHAT, PRICE, {"prompt_tokens": 10, "completion_tokens": 4}, {"service_tier": "new"}, 288),
         (CHAT, PRICE, {"prompt_tokens": 10, "completion_tokens": 4}, {"service_tier": 5}, 48),
+        (CHAT, OWN, {"prompt_tokens": 10, "completion_tokens": 4}, {"service_tier": "on_demand"}, 48),
+        (ANTHROPIC, OWN, {"input_tokens": 10, "output_tokens": 4, "service_tier": "on_demand"}, {}, 48),
         (CHAT, LONG, {"prompt_tokens": 1000, "completion_tokens": 1}, {}, 2007),
         (CHAT, LONG, {"prompt_tokens": 1001, "completion_tokens": 1}, {}, 4013),
         ("openai-embeddings", READER, {"prompt_tokens": 10, "total_tokens": 10}, {}, 20),

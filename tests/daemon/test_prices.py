@@ -69,6 +69,30 @@ def test_the_table_knows_models_by_name_only() -> None:
     assert found.find(OWN, "gpt-4o-mini") is None
 
 
+@pytest.mark.parametrize(
+    ("table", "model", "known"),
+    [
+        (OPENAI, "gpt-5-nano", True),
+        (OPENAI, "gpt-5-nano-2025-08-07", True),
+        (OPENAI, "gpt-5-nano-max", False),
+        (OPENAI, "gpt-3.5-turbo-instruct-0914", True),
+        (OPENAI, "ft:gpt-4o-mini-2024-07-18:acme::a1", True),
+        (OPENAI, "ft:gpt-4-0613:acme::a1", False),
+        (ANTHROPIC, "claude-opus-4-0", True),
+        (ANTHROPIC, "claude-haiku-4-5@20251001", True),
+        (ANTHROPIC, "claude-sonnet-4-5-latest", True),
+        (ANTHROPIC, "claude-sonnet-4-20250514", True),
+        (ANTHROPIC, "claude-opus-4-8-fast", False),
+    ],
+)
+def test_law_4_a_model_that_only_begins_like_a_listed_one_has_no_price(
+    table: Vendor, model: str, known: bool
+) -> None:
+    """The table fits beginnings: a dearer model to come would be counted as the one it is named after."""
+    assert any(entry.is_match(model) for entry in prices._read_tables()[table.file.model_table or ""].models)
+    assert (Prices().find(table, model) is not None) is known
+
+
 def test_law_1_the_dearest_step_of_a_ladder_and_input_that_is_no_text_are_in_the_bound() -> None:
     long = Prices().find(ANTHROPIC, "claude-sonnet-4-5")
     assert long is not None
@@ -111,14 +135,17 @@ def test_what_was_found_is_not_kept_without_end(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_the_vendor_file_s_first_line_that_fits_wins_and_the_operator_before_it() -> None:
-    assert Prices().find(OWN, "llama-3") == TokenPrice(flat(10**9))
+    assert Prices().find(OWN, "llama-3") == TokenPrice(flat(10**9), surcharges=False)
     assert Prices().find(OWN, "llama-4") == TokenPrice(
-        flat(50_000_000), flat(80_000_000), flat(10_000_000), flat(60_000_000)
+        flat(50_000_000), flat(80_000_000), flat(10_000_000), flat(60_000_000), surcharges=False
     )
     assert Prices().find(OWN, "Llama-4") is None
     own = {"acme/llama-3": TokenDollars(input_per_million=2), "openai/x": TokenDollars(input_per_million=3)}
-    assert Prices(own).find(OWN, "llama-3") == TokenPrice(flat(2 * 10**9))
+    assert Prices(own).find(OWN, "llama-3") == TokenPrice(flat(2 * 10**9), surcharges=False)
     assert Prices(own).find(OPENAI, "x") is None  # the name of this vendor is acme
+    assert Prices({"openai/x": TokenDollars(input_per_million=3)}).find(vendor("openai"), "x") is None
+    listed = vendor("openai", LINES)
+    assert Prices().find(listed, "llama-3") == TokenPrice(flat(10**9)), "its projects have tiers all the same"
 
 
 def test_the_table_is_read_once_in_a_thread_and_only_for_vendors_in_it(

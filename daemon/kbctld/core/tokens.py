@@ -1,8 +1,10 @@
 """What a call to a language model can cost at most, and what it did cost.
 
 Before: the bytes of the body bound its input tokens, since every token of a byte-level tokenizer stands for
-a byte of text or more, and JSON never writes a text shorter than it is; the maximum that the body states
-bounds the output. Both at the dearest price of the model. After: the usage that the vendor states.
+a byte of text or more, and JSON never writes a text shorter than it is. What a vendor may lengthen before it
+counts is lengthened here too: text that it normalises, schemas that it writes in a form of its own. The
+maximum that the body states bounds the output. Both at the dearest price of the model. After: the usage that
+the vendor states.
 
 What must stay true: whatever the bytes of a body do not bound (an address to fetch, a stored conversation, a
 tool that the vendor runs) is refused by name. The vocabulary is closed: a member that is not known here may
@@ -11,6 +13,7 @@ cost anything. No float; every division rounds up.
 
 import json
 import re
+import unicodedata
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
@@ -40,6 +43,9 @@ _OPENAI_IMAGE_TOKENS = 50_000
 _ANTHROPIC_IMAGE_TOKENS = 10_000
 # Vendors write instructions of their own in front of tools and schemas: 735 tokens at most are documented.
 _INSTRUCTIONS_TOKENS = 1_000
+# Schemas and tools are shown to a model in a form of the vendor's own: as types, tags or JSON on many lines.
+# So much may stand around each value: a line end, an indent, a space, a comma, marks of a list or a tag.
+_AROUND_A_VALUE_TOKENS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +78,7 @@ class TokenPrice:
         cache_write_long: the same for longer.
         other_input: the dearest price of input that is no text; 0 where there is none.
         other_output: the same of output.
+        surcharges: whether a setting of project or workspace may make the vendor's list dearer.
     """
 
     input: Ladder
@@ -81,6 +88,7 @@ class TokenPrice:
     cache_write_long: Ladder | None = None
     other_input: int = 0
     other_output: int = 0
+    surcharges: bool = True
 
     @property
     def dearest_input(self) -> int:
@@ -138,12 +146,55 @@ def bound(api: TokenApi, document: Document, find: FindPrice) -> Bound:
     if written and price.output is None:
         raise UntoldError(f"there is no price for what the model {model} writes")
     tokens = document.size - seen.image_bytes + seen.images * _IMAGE_TOKENS[api]
+    tokens += seen.rewritten + _normalised(document.members)
     if seen.instructs:
         tokens += _INSTRUCTIONS_TOKENS
-    nano = _up(tokens * price.dearest_input + written * price.dearest_output, _MILLION)
-    if api == "anthropic" and document.members.get("inference_geo") != "global":
-        nano = _up(nano * 11, 10)  # the workspace may keep its work in one country, which costs a tenth more
-    return Bound(nano, price)
+    nano = tokens * price.dearest_input + written * price.dearest_output
+    if price.surcharges:
+        nano *= _dearest_tenths(api, document)
+    return Bound(_up(nano, _MILLION * (10 if price.surcharges else 1)), price)
+
+
+def _dearest_tenths(api: TokenApi, document: Document) -> int:
+    """What the vendor may take for its list price, in tenths of that, where the body leaves it open."""
+    if api == "anthropic":
+        # The workspace may keep its work in one country.
+        return 10 if document.members.get("inference_geo") == "global" else _ELSEWHERE_TENTHS
+    if api in ("openai-chat", "openai-responses") and document.members.get("service_tier") != "default":
+        return max(_OPENAI_TIER_TENTHS.values())  # the project may be set to it
+    return 10
+
+
+def _normalised(value: Json) -> int:
+    """How many bytes longer texts get for a tokenizer that takes them in their compatible form (NFKC).
+
+    A published one of Anthropic's does, and those of many open models; one letter can become 18.
+    """
+    match value:
+        case str():
+            if value.isascii():
+                return 0
+            return max(len(unicodedata.normalize("NFKC", value).encode()) - len(value.encode()), 0)
+        case list():
+            return sum(map(_normalised, value))
+        case dict():
+            return sum(_normalised(name) + _normalised(item) for name, item in value.items())
+    return 0
+
+
+def _shown_anew(value: Json) -> int:
+    """How many tokens more than its bytes a value can take where the vendor writes it in its own way."""
+    match value:
+        case str():
+            # A writer may escape what is no ASCII.
+            return 0 if value.isascii() else max(len(json.dumps(value)) - len(value.encode()), 0)
+        case list():
+            return sum(_AROUND_A_VALUE_TOKENS + _shown_anew(item) for item in value)
+        case dict():
+            return sum(
+                _AROUND_A_VALUE_TOKENS + _shown_anew(name) + _shown_anew(item) for name, item in value.items()
+            )
+    return 0
 
 
 def wants_usage(api: TokenApi, document: Document) -> bool:
@@ -225,7 +276,10 @@ def _spent_openai(price: TokenPrice, usage: Mapping[str, Any], tier: object) -> 
         if price.output is None:
             raise _Untold
         total += written * price.output.at(read)
-    return _up(total * _OPENAI_TIERS.get(tier if isinstance(tier, str) else "", _SURCHARGE_MAX), _MILLION)
+    if not price.surcharges:
+        return _up(total, _MILLION)
+    tenths = _OPENAI_TIER_TENTHS.get(tier if isinstance(tier, str) else "", _SURCHARGE_MAX_TENTHS)
+    return _up(total * tenths, 10 * _MILLION)
 
 
 def _spent_anthropic(price: TokenPrice, usage: Mapping[str, Any]) -> int:
@@ -248,16 +302,20 @@ def _spent_anthropic(price: TokenPrice, usage: Mapping[str, Any]) -> int:
         + long * _dearest_write(price).at(read)
         + written * price.output.at(read)
     )
+    if not price.surcharges:
+        return _up(total, _MILLION)
     if usage.get("inference_geo") not in (None, "", "global", "not_available"):
-        total = _up(total * 11, 10)
+        total = _up(total * _ELSEWHERE_TENTHS, 10)
     usual = usage.get("speed") in (None, "standard") and usage.get("service_tier") in _ANTHROPIC_TIERS
-    return _up(total * (1 if usual else _SURCHARGE_MAX), _MILLION)
+    return _up(total * (10 if usual else _SURCHARGE_MAX_TENTHS), 10 * _MILLION)
 
 
-# What a project or workspace is set to may raise the price, which no request tells. Rounded up: OpenAI's
-# priority costs 2.5 times the standard price at most, Anthropic's fast mode has cost six times.
-_SURCHARGE_MAX = 6
-_OPENAI_TIERS = {"": 1, "default": 1, "auto": 1, "flex": 1, "scale": 1, "priority": 3, "fast": 3}
+# What a project or workspace is set to may raise the price, in tenths of it: OpenAI's priority costs 2.5
+# times the standard price at most, work in one country a tenth more; Anthropic's fast mode has cost six
+# times, and so does a tier that is not known here.
+_SURCHARGE_MAX_TENTHS = 60
+_OPENAI_TIER_TENTHS = {"": 10, "default": 10, "auto": 10, "flex": 10, "scale": 10, "priority": 25, "fast": 25}
+_ELSEWHERE_TENTHS = 11
 _ANTHROPIC_TIERS = (None, "standard", "priority", "batch")
 
 
@@ -296,11 +354,13 @@ class _Seen:
         images: how many stand in it.
         image_bytes: what they take of its bytes; their tokens do not follow from those.
         instructs: whether something makes the vendor add instructions of its own.
+        rewritten: the tokens more than bytes that values can take which the vendor writes in its own way.
     """
 
     images: int = 0
     image_bytes: int = 0
     instructs: bool = False
+    rewritten: int = 0
 
 
 _Check: TypeAlias = Callable[[str, Json, _Seen], None]
@@ -309,6 +369,11 @@ _Check: TypeAlias = Callable[[str, Json, _Seen], None]
 
 def _bytes(where: str, value: Json, seen: _Seen) -> None:
     """Whatever it is, its bytes bound it."""
+
+
+def _anew(where: str, value: Json, seen: _Seen) -> None:
+    """Whatever it is, its bytes and what the vendor may write around its values bound it."""
+    seen.rewritten += _shown_anew(value)
 
 
 def _never(why: str) -> _Check:
@@ -432,8 +497,11 @@ def _sealed(check_item: _Check) -> _Check:
 
 
 def _instructs(check_it: _Check) -> _Check:
+    """Brings instructions of the vendor's, and is itself written anew."""
+
     def check(where: str, value: Json, seen: _Seen) -> None:
         seen.instructs = True
+        _anew(where, value, seen)
         check_it(where, value, seen)
 
     return check
@@ -471,11 +539,17 @@ _CHAT: dict[str, _Check] = {
     "messages": _each(
         _object(
             {
-                **_members("name tool_call_id function_call refusal annotations"),
+                **_members("name tool_call_id refusal annotations"),
+                "function_call": _anew,
                 "role": _words("user", "system", "developer", "assistant", "tool", "function"),
                 "content": _text_or(_each(_CHAT_PARTS)),
                 "tool_calls": _each(
-                    _kinds({"function": _members("id function index"), "custom": _members("id custom index")})
+                    _kinds(
+                        {
+                            "function": {**_members("id index"), "function": _anew},
+                            "custom": {**_members("id index"), "custom": _anew},
+                        }
+                    )
                 ),
                 "audio": _STORED,
             }
@@ -502,7 +576,11 @@ _RESPONSE_PARTS = _kinds(
 _RESPONSE_CONTENT = _text_or(_each(_RESPONSE_PARTS))
 _RESPONSE_ITEMS: dict[str, dict[str, _Check]] = {
     "message": {**_members("id role status phase"), "content": _RESPONSE_CONTENT},
-    "function_call": {**_members("id call_id name arguments status"), "caller": _kinds({"direct": {}})},
+    "function_call": {
+        **_members("id call_id name status"),
+        "arguments": _anew,
+        "caller": _kinds({"direct": {}}),
+    },
     "function_call_output": {**_members("id call_id status"), "output": _RESPONSE_CONTENT},
     "custom_tool_call": {**_members("id call_id name input status"), "caller": _kinds({"direct": {}})},
     "custom_tool_call_output": {**_members("id call_id status"), "output": _RESPONSE_CONTENT},
@@ -562,7 +640,7 @@ _ANTHROPIC_BLOCKS: dict[str, dict[str, _Check]] = {
     "document": _DOCUMENT_BLOCK,
     "thinking": {"thinking": _string, "signature": _string},
     "redacted_thinking": {"data": _string},
-    "tool_use": {**_members("id name input"), **_CACHED, "caller": _kinds({"direct": {}})},
+    "tool_use": {**_members("id name"), "input": _anew, **_CACHED, "caller": _kinds({"direct": {}})},
     "tool_result": {
         **_members("tool_use_id is_error"),
         **_CACHED,
@@ -572,8 +650,9 @@ _ANTHROPIC_BLOCKS: dict[str, dict[str, _Check]] = {
     },
 }
 _ANTHROPIC: dict[str, _Check] = {
-    **_members("max_tokens metadata model stop_sequences temperature thinking tool_choice top_k top_p"),
+    **_members("max_tokens metadata model stop_sequences temperature tool_choice top_k top_p"),
     **_CACHED,
+    "thinking": _instructs(_object(_members("type budget_tokens display"))),
     "messages": _each(
         _object(
             {
@@ -648,6 +727,11 @@ def _most_written(api: TokenApi, document: Document) -> int:
         raise UntoldError("it states no maximum of output tokens", f"send {names[0]}")
     times = [_stated(document, name) for name in _TIMES[api] if document.members.get(name) is not None]
     written = max(stated) * max(times, default=1)
+    thinking = document.members.get("thinking")
+    if api == "anthropic" and isinstance(thinking, dict) and thinking.get("budget_tokens") is not None:
+        budget = _plain_count(thinking["budget_tokens"], "thinking.budget_tokens")
+        if budget >= written:
+            written += budget  # between tools a model may think beyond max_tokens
     prompt = document.members.get("prompt")
     if (
         api == "openai-completions"
@@ -659,7 +743,10 @@ def _most_written(api: TokenApi, document: Document) -> int:
 
 
 def _stated(document: Document, name: str) -> int:
-    value = document.members[name]
+    return _plain_count(document.members[name], name)
+
+
+def _plain_count(value: Json, name: str) -> int:
     if not isinstance(value, Number) or not _COUNT.fullmatch(value.text):
         raise UntoldError(f"its {name} is not a plain count of one or more", f"send {name} as digits only")
     return int(value.text)
