@@ -8,13 +8,14 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import Progress
 
-from tests.bench import fairness, revoke
+from tests.bench import fairness, revoke, streams
 from tests.bench.report import Report, Watch
 
 _DRILLS: dict[str, tuple[Callable[[int, Watch], Report], int]] = {
     "revoke": (revoke.drill, 1_000_000),
     "fairness": (fairness.drill, 1_000),
     "shares": (fairness.shared, 1_000),
+    "streams": (streams.drill, 100),
 }
 
 
@@ -23,7 +24,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
     parser.add_argument("name", choices=_DRILLS)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there, too")
-    parser.add_argument("--keys", type=int, metavar="N", help="keys in the database")
+    parser.add_argument("--keys", type=int, metavar="N", help="keys in the database, or streams at once")
     given = parser.parse_args()
     drill, keys = _DRILLS[given.name]
     with Progress(console=Console(stderr=True)) as progress:

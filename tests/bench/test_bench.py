@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from tests.bench import fairness, revoke
+from tests.bench import fairness, revoke, streams
 from tests.bench.report import Report, percentile, unwatched
 
 
@@ -13,6 +13,11 @@ def test_nobody_is_forwarded_after_its_revocation_with_10_000_keys() -> None:
 
 def test_a_burst_of_200_loses_nothing_and_refuses_nobody_else() -> None:
     report = fairness.drill(10, unwatched, burst=200, rounds=3, quiet_s=0.5)
+    assert not report.wrong
+
+
+def test_streams_at_once_pass_byte_by_byte_and_settle_by_their_usage() -> None:
+    report = streams.drill(20, unwatched, events=500, firsts=20)
     assert not report.wrong
 
 
