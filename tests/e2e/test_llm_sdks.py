@@ -211,10 +211,13 @@ class Served:
 
 
 @contextmanager
-def served_model() -> Iterator[Served]:
-    model = Model()
+def served_model(model: Model | None = None, config: str = "") -> Iterator[Served]:
+    """A daemon with this ``config.toml`` in front of a model, the usual one by default."""
+    model = model or Model()
     try:
         with new_home() as kbctl:
+            (kbctl.home / "config.toml").write_text(config)
+            (kbctl.home / "config.toml").chmod(0o600)
             url = f"http://127.0.0.1:{model.port}"
             kbctl("up", "--port", "0", "--upstream", f"openai={url}", "--upstream", f"anthropic={url}")
             kbctl("credential", "set", "openai", stdin=OPENAI_SECRET + "\n")
