@@ -1,7 +1,6 @@
 """Streams through a real daemon, read by the unmodified SDKs: what ends one early, and two vendors, one cap.
 
-Older SDKs are driven too where ``KBCTL_OLD_SDKS`` names a folder that holds them, each in a folder of its own
-(``openai-1.109.1``, made by ``pip install --target``).
+Old SDKs are driven too where they are installed, as for ``tests/sdks``.
 """
 
 import json
@@ -10,7 +9,6 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from importlib import resources
-from pathlib import Path
 from socket import socket
 from typing import Any
 
@@ -28,6 +26,7 @@ from tests.e2e.test_llm_sdks import (
     Served,
     served_model,
 )
+from tests.sdks.support import OLD_SDKS
 
 # Says a line when the first event has come, and then how the stream ended.
 OPENAI_STREAM = """
@@ -118,12 +117,11 @@ class Halting(Model):
 
 def agents(served: Served) -> Iterator[tuple[str, str, "subprocess.Popen[str]"]]:
     """Start one of each SDK and API at once: the vendor, its key, and the process."""
-    older = os.environ.get("KBCTL_OLD_SDKS")
     for vendor, script, apis in (
         ("openai", OPENAI_STREAM, ("chat", "responses")),
         ("anthropic", ANTHROPIC_STREAM, ("messages",)),
     ):
-        for sdk in [None, *(sorted(Path(older).glob(f"{vendor}-*")) if older else [])]:
+        for sdk in [None, *([OLD_SDKS] if OLD_SDKS.is_dir() else [])]:
             for api in apis:
                 key = served.key(vendor, "--cap", "1")
                 environment = {"PATH": os.environ["PATH"], "HOME": str(served.kbctl.home)}
