@@ -388,22 +388,35 @@ def body_of(size: int, **members: object) -> str:
     return made
 
 
+def plain(size: int, **members: object) -> str:
+    """The same at the price of the list, whatever the project is set to."""
+    return body_of(size, **members, service_tier="default")
+
+
 CHAT = "POST /v1/chat/completions"
 OPENAI = [
-    # gpt-4o-mini: 0.15 in, 0.60 out.
-    (CHAT, body_of(1000, model="gpt-4o-mini", max_tokens=100), "$0.00021", "0.00015 + 0.00006"),
-    (CHAT, body_of(1000, model="gpt-4o-mini", max_completion_tokens=100), "$0.00021", "by its new name"),
-    (CHAT, body_of(1000, model="gpt-4o-mini", max_tokens=100, n=3), "$0.00033", "0.00015 + 3 x 0.00006"),
-    (CHAT, body_of(200_000, model="gpt-4o-mini", max_tokens=1), "$0.0300006", "0.03 + 0.0000006"),
-    (CHAT, body_of(500, model="gpt-4o-mini", max_tokens=100, stream=True), "$0.000135", "0.000075 + 0.00006"),
+    # gpt-4o-mini: 0.15 in, 0.60 out. A project may be set to priority: x 2.5, but for the default tier.
+    (CHAT, plain(1000, model="gpt-4o-mini", max_tokens=100), "$0.00021", "0.00015 + 0.00006"),
+    (CHAT, plain(1000, model="gpt-4o-mini", max_completion_tokens=100), "$0.00021", "by its new name"),
+    (CHAT, plain(1000, model="gpt-4o-mini", max_tokens=100, n=3), "$0.00033", "0.00015 + 3 x 0.00006"),
+    (CHAT, plain(200_000, model="gpt-4o-mini", max_tokens=1), "$0.0300006", "0.03 + 0.0000006"),
+    (CHAT, plain(500, model="gpt-4o-mini", max_tokens=100, stream=True), "$0.000135", "0.000075 + 0.00006"),
+    (CHAT, body_of(1000, model="gpt-4o-mini", max_tokens=100), "$0.000525", "0.00021 x 2.5"),
+    (CHAT, body_of(1000, model="gpt-4o-mini", max_tokens=100, service_tier="auto"), "$0.000525", "the same"),
+    (
+        CHAT,
+        body_of(1000, model="gpt-4o", max_tokens=9, service_tier="priority"),
+        "amount_unknown",
+        "service_tier",
+    ),
     # gpt-4o: 2.50 in, 10 out. gpt-5: 1.25 in, 10 out.
-    (CHAT, body_of(1000, model="gpt-4o", max_tokens=1000), "$0.0125", "0.0025 + 0.01"),
-    (CHAT, body_of(2000, model="gpt-5", max_completion_tokens=4096), "$0.04346", "0.0025 + 0.04096"),
+    (CHAT, plain(1000, model="gpt-4o", max_tokens=1000), "$0.0125", "0.0025 + 0.01"),
+    (CHAT, plain(2000, model="gpt-5", max_completion_tokens=4096), "$0.04346", "0.0025 + 0.04096"),
     (
         "POST /v1/responses",
         '{"model": "gpt-5", "input": "Hello", "max_output_tokens": 16}',
-        "$0.00023625",
-        "61 x 0.00000125 = 0.00007625, and 16 x 0.00001 = 0.00016",
+        "$0.000590625",
+        "61 x 0.00000125 = 0.00007625, and 16 x 0.00001 = 0.00016; x 2.5",
     ),
     (
         "POST /v1/embeddings",
