@@ -56,7 +56,8 @@ from kbctld.control.tokens import Tokens
 from kbctld.core.clock import rfc3339
 from kbctld.core.money import Rates, usd_from_nano
 from kbctld.core.pace import Rate
-from kbctld.core.vendor import RateClass, Vendor
+from kbctld.core.vendor import Vendor
+from kbctld.core.vendor_file import RateClass
 from kbctld.credentials import Credential, Credentials
 from kbctld.http1.server import Limits, Server
 from kbctld.prices import Prices

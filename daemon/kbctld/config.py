@@ -24,17 +24,15 @@ from kbctld.control.door import SEGMENTS
 from kbctld.core.money import Rates, rates_from
 from kbctld.core.pace import Rate
 from kbctld.core.tariff import PriceTable
-from kbctld.core.vendor import (
+from kbctld.core.vendor import Vendor, priced, read_vendor
+from kbctld.core.vendor_file import (
     UNREADABLE_TOML,
     RateClass,
     RateTable,
     TokenDollars,
-    Vendor,
     VendorFileError,
     check_dollars,
-    priced,
     read_rates_of,
-    read_vendor,
 )
 from kbctld.country import country_of
 from kbctld.http1.server import Limits

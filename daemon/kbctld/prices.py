@@ -18,7 +18,8 @@ from typing import Any
 
 from kbctld.core.money import NANO_PER_USD
 from kbctld.core.tokens import Ladder, TokenPrice
-from kbctld.core.vendor import ModelPrice, TokenDollars, Vendor
+from kbctld.core.vendor import Vendor
+from kbctld.core.vendor_file import ModelPrice, TokenDollars
 
 # A model that takes or makes anything else is billed by something that its bytes do not bound.
 _KNOWN = frozenset(

@@ -9,8 +9,10 @@ from hypothesis import strategies as st
 from kbctld.core.bounds import bounded, bounds
 from kbctld.core.cost import Price, price
 from kbctld.core.form import read_form
+from kbctld.core.operation import Free, Minutes, Sms
 from kbctld.core.refusal import Code, Refusal
-from kbctld.core.vendor import Free, Minutes, Sms, VendorFileError, read_vendor
+from kbctld.core.vendor import read_vendor
+from kbctld.core.vendor_file import VendorFileError
 from tests.core.support import HEAD, RATES
 
 FILE = """

@@ -12,7 +12,8 @@ from kbctld.core.form import read_form
 from kbctld.core.refusal import Code, Refusal
 from kbctld.core.sms import segments
 from kbctld.core.tariff import PriceTable, TariffError, read_tariff
-from kbctld.core.vendor import Vendor, VendorFileError, read_vendor
+from kbctld.core.vendor import Vendor, read_vendor
+from kbctld.core.vendor_file import VendorFileError
 from tests.core.support import HEAD, RATES
 
 MILLI = 1_000_000

@@ -8,7 +8,8 @@ from kbctld.core.account import AccountTable, Acting, find_account
 from kbctld.core.hosts import HostTable
 from kbctld.core.refusal import Code, Refusal
 from kbctld.core.target import Target, read_target
-from kbctld.core.vendor import VendorFileError, read_vendor
+from kbctld.core.vendor import read_vendor
+from kbctld.core.vendor_file import VendorFileError
 from tests.core.support import HEAD
 
 LABELS = '["api", "verify", "flex-api"]'

@@ -7,8 +7,10 @@ import pytest
 from kbctld.core.cost import Price, price
 from kbctld.core.form import read_form
 from kbctld.core.later import TRIES_MAX, place_of, true_price, wait_s
+from kbctld.core.operation import Later
 from kbctld.core.tariff import PriceTable
-from kbctld.core.vendor import Later, VendorFileError, priced, read_vendor
+from kbctld.core.vendor import priced, read_vendor
+from kbctld.core.vendor_file import VendorFileError
 from tests.core.support import HEAD, RATES
 
 LATER = Later(get="/v1/{account}/texts/{id}.json", object="sid", price="price", unit="unit")

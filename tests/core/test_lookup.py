@@ -12,7 +12,8 @@ from kbctld.core.outcome import Survivor, survivor
 from kbctld.core.pace import read_rate
 from kbctld.core.policy import Permit, plan
 from kbctld.core.refusal import Code, Refusal
-from kbctld.core.vendor import LookupTable, Survival, VendorFileError, read_vendor
+from kbctld.core.vendor import read_vendor
+from kbctld.core.vendor_file import LookupTable, Survival, VendorFileError
 from tests.core.support import DAY, HEAD, LOOKUPS, NOW, USD, VENDOR, Desk, access, grant, request, scope
 
 KNOWN = {"s_1": Remembered(USD, 100, "USD")}

@@ -20,18 +20,8 @@ import pytest
 import stripe
 
 import kbctld
-from kbctld.core.vendor import (
-    READS,
-    Amount,
-    Free,
-    Increase,
-    Items,
-    LookUp,
-    Operation,
-    Unpriceable,
-    Vendor,
-    read_vendor,
-)
+from kbctld.core.operation import READS, Amount, Free, Increase, Items, LookUp, Operation, Unpriceable
+from kbctld.core.vendor import Vendor, read_vendor
 
 NEWEST = Path(stripe.__path__[0])
 OLD = Path(os.environ.get("KBCTL_TEST_STRIPE_OLD") or Path(sys.prefix) / "stripe-11.6") / "stripe"

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from kbctld.core.cost import Price, price
 from kbctld.core.document import read_document
 from kbctld.core.form import Form
+from kbctld.core.operation import Operation, Tokens
 from kbctld.core.refusal import Code, Refusal
 from kbctld.core.tariff import UntoldError
 from kbctld.core.tokens import (
@@ -23,7 +24,8 @@ from kbctld.core.tokens import (
     spent,
     wants_usage,
 )
-from kbctld.core.vendor import Operation, Tokens, VendorFileError, read_vendor
+from kbctld.core.vendor import read_vendor
+from kbctld.core.vendor_file import VendorFileError
 from tests.core.support import EMPTY, HEAD, RATES
 
 CHAT: TokenApi = "openai-chat"

@@ -5,8 +5,10 @@ from collections.abc import Iterator
 import pytest
 
 from kbctld.core.cost import objects_needed
+from kbctld.core.operation import METHODS, READS, WRITES, Unpriceable
 from kbctld.core.pace import read_rate
-from kbctld.core.vendor import METHODS, READS, WRITES, Unpriceable, VendorFileError, read_vendor
+from kbctld.core.vendor import read_vendor
+from kbctld.core.vendor_file import VendorFileError
 from tests.core.support import EMPTY, HEAD, IDEMPOTENCY, OPERATIONS, VENDOR
 
 FILE = HEAD + IDEMPOTENCY + OPERATIONS

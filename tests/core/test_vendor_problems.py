@@ -5,7 +5,7 @@ from decimal import Decimal
 
 import msgspec
 
-from kbctld.core.vendor import VendorFile, problems
+from kbctld.core.vendor_file import VendorFile, problems
 from tests.core.support import HEAD, OPERATIONS
 
 

@@ -8,7 +8,7 @@ from kbctl.paths import Home
 from kbctld.app import App, Options
 from kbctld.config import Config
 from kbctld.core.pace import Rate, read_rate
-from kbctld.core.vendor import RateClass
+from kbctld.core.vendor_file import RateClass
 from kbctld.prices import Prices
 from tests.daemon.support import MAIL, RATES, STRIPE
 

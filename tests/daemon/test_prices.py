@@ -16,7 +16,8 @@ from kbctl.paths import Home
 from kbctld import prices
 from kbctld.config import read_config, read_prices, read_vendors
 from kbctld.core.tokens import Ladder, TokenPrice
-from kbctld.core.vendor import TokenDollars, Vendor, read_vendor
+from kbctld.core.vendor import Vendor, read_vendor
+from kbctld.core.vendor_file import TokenDollars
 from kbctld.prices import Prices
 from tests.core.support import HEAD
 from tests.support.loop import run

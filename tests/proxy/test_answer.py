@@ -6,7 +6,8 @@ from typing import Any, get_args
 import pytest
 
 from kbctld.core.refusal import STATUS, Code, Refusal
-from kbctld.core.vendor import VendorFile, read_vendor
+from kbctld.core.vendor import read_vendor
+from kbctld.core.vendor_file import VendorFile
 from kbctld.proxy.answer import refusal_answer
 from tests.support.world import stripe
 

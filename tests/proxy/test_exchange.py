@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from kbctld.core.pace import Rate, read_rate
-from kbctld.core.vendor import RateClass
+from kbctld.core.vendor_file import RateClass
 from kbctld.proxy.upstream import UpstreamLimits
 from kbctld.vault import Selection
 from tests.support.loop import run

@@ -11,7 +11,7 @@ import pytest
 from kbctld.core.grant import Grant
 from kbctld.core.pace import Bucket, Rate, read_rate
 from kbctld.core.refusal import Code
-from kbctld.core.vendor import RateClass
+from kbctld.core.vendor_file import RateClass
 from kbctld.proxy.call import Refused
 from kbctld.proxy.shares import Places, Shares
 from tests.core.support import grant

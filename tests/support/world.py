@@ -15,8 +15,9 @@ from kbctld.core.grant import Grant
 from kbctld.core.limits import Limits as KeyLimits
 from kbctld.core.money import rates_from
 from kbctld.core.pace import Rate
-from kbctld.core.vendor import RateClass, read_vendor
 from kbctld.core.vendor import Vendor as VendorFile
+from kbctld.core.vendor import read_vendor
+from kbctld.core.vendor_file import RateClass
 from kbctld.credentials import Credentials
 from kbctld.http1.gate import BadHead
 from kbctld.http1.server import Limits, Request, Server

@@ -8,19 +8,12 @@ import kbctld
 from kbctld.core.body import read_body
 from kbctld.core.ledger import Ledger
 from kbctld.core.money import Rates, nano_from_usd
+from kbctld.core.operation import Amount, Flat, Free, Increase, Operation
 from kbctld.core.policy import Access, Permit, Request, admit, authorize
 from kbctld.core.refusal import Code, Refusal
 from kbctld.core.target import read_target
-from kbctld.core.vendor import (
-    Amount,
-    Example,
-    Flat,
-    Free,
-    Increase,
-    Operation,
-    Vendor,
-    read_vendor,
-)
+from kbctld.core.vendor import Vendor, read_vendor
+from kbctld.core.vendor_file import Example
 from kbctld.country import country_of
 from kbctld.prices import Prices
 from tests.core.support import NOW, RATES, grant, scope

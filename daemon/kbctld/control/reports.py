@@ -14,7 +14,7 @@ from kbctld.control.parameters import Choice, Moment
 from kbctld.control.routes import Ask, Reply, Route
 from kbctld.control.vendor_check import check_vendor
 from kbctld.core.ledger import NS_PER_DAY, day_of
-from kbctld.core.vendor import (
+from kbctld.core.operation import (
     Amount,
     Cost,
     Flat,

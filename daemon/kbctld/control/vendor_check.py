@@ -20,18 +20,17 @@ from kbctld.core.form import FormError
 from kbctld.core.grant import Grant
 from kbctld.core.ledger import Account, Ledger, Scope
 from kbctld.core.money import NANO_MAX, Rates, nano_from_usd
+from kbctld.core.operation import Operation, Operations
 from kbctld.core.policy import Access, Permit, Request, TokenPrices, admit, authorize
 from kbctld.core.refusal import Code, Refusal
 from kbctld.core.target import read_target
-from kbctld.core.vendor import (
+from kbctld.core.vendor import Vendor
+from kbctld.core.vendor_file import (
     UNREADABLE_TOML,
     Example,
     ModelPrice,
-    Operation,
-    Operations,
     Problem,
     RateTable,
-    Vendor,
     VendorFile,
     VendorFileError,
     explain,

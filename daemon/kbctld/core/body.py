@@ -8,7 +8,8 @@ from typing import TypeAlias
 
 from kbctld.core.document import Batch, Document, read_batch, read_document
 from kbctld.core.form import Form, read_form
-from kbctld.core.vendor import Operation, Recipients, Vendor
+from kbctld.core.operation import Operation, Recipients
+from kbctld.core.vendor import Vendor
 
 Body: TypeAlias = Form | Document | Batch
 """What was read of a request's body."""

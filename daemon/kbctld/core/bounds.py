@@ -12,7 +12,7 @@ from urllib.parse import unquote_plus, urlencode
 from kbctld.core.document import Batch, Document
 from kbctld.core.form import Form
 from kbctld.core.money import NANO_PER_USD
-from kbctld.core.vendor import Cost, Minutes, Sms
+from kbctld.core.operation import Cost, Minutes, Sms
 
 _USD = re.compile(r"[0-9]{1,6}(?:\.[0-9]{1,9})?", re.ASCII)
 # Vendors take four decimals; the last is rounded down, so that the ceiling is never above the hold.

@@ -17,10 +17,7 @@ from kbctld.core.form import AmbiguousFieldError, Form
 from kbctld.core.items import sum_items
 from kbctld.core.lookup import Found, Missed
 from kbctld.core.money import NANO_PER_USD, USD_MAX, Rates, read_currency, read_minor
-from kbctld.core.refusal import Code, Refusal
-from kbctld.core.tariff import Tariff, UntoldError
-from kbctld.core.tokens import TokenPrice
-from kbctld.core.vendor import (
+from kbctld.core.operation import (
     Amount,
     Counted,
     Flat,
@@ -35,6 +32,9 @@ from kbctld.core.vendor import (
     Tokens,
     Unpriceable,
 )
+from kbctld.core.refusal import Code, Refusal
+from kbctld.core.tariff import Tariff, UntoldError
+from kbctld.core.tokens import TokenPrice
 
 
 @dataclass(frozen=True, slots=True)

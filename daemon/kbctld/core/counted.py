@@ -11,11 +11,11 @@ from kbctld.core.document import Batch, Document
 from kbctld.core.flat import price_flat
 from kbctld.core.form import Form
 from kbctld.core.minutes import price_minutes
+from kbctld.core.operation import Counted, Flat, Minutes, Recipients, Sms
 from kbctld.core.recipients import price_recipients
 from kbctld.core.sms import fees_of_sms, price_sms
 from kbctld.core.tariff import Tariff, UntoldError
 from kbctld.core.twiml import price_instructions
-from kbctld.core.vendor import Counted, Flat, Minutes, Recipients, Sms
 
 
 def deciding(cost: Counted) -> list[str]:

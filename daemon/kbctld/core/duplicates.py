@@ -15,9 +15,9 @@ from typing import Literal, TypeAlias
 from kbctld.core.body import Body
 from kbctld.core.document import Document
 from kbctld.core.form import Form
+from kbctld.core.operation import READS, Free, Operation, Tokens, Unpriceable
 from kbctld.core.pace import NS_PER_UNIT, WINDOW_MAX_NS, PaceError
 from kbctld.core.target import Target
-from kbctld.core.vendor import READS, Free, Operation, Tokens, Unpriceable
 
 OnDuplicate: TypeAlias = Literal["flag", "refuse"]
 

@@ -8,7 +8,8 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from kbctld.core.vendor import METHODS, Operation, Vendor
+from kbctld.core.operation import METHODS, Operation
+from kbctld.core.vendor import Vendor
 
 _SEGMENT = r"(?:[A-Za-z0-9._~-]+|\+[0-9]+|\*)"
 _PATH = re.compile(rf"/(?:{_SEGMENT}/)*{_SEGMENT}/?", re.ASCII)

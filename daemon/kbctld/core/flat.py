@@ -2,9 +2,9 @@
 
 from kbctld.core.document import Batch, Document
 from kbctld.core.form import Form
+from kbctld.core.operation import Flat
 from kbctld.core.sms import phone_number
 from kbctld.core.tariff import Tariff
-from kbctld.core.vendor import Flat
 
 
 def price_flat(cost: Flat, body: Form | Document | Batch, tariff: Tariff) -> int:

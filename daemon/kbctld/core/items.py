@@ -7,8 +7,8 @@ from collections.abc import Iterable
 
 from kbctld.core.form import Form
 from kbctld.core.money import MINOR_MAX, read_currency, read_minor
+from kbctld.core.operation import Items
 from kbctld.core.tariff import UntoldError
-from kbctld.core.vendor import Items
 
 
 def sum_items(cost: Items, form: Form, query: Form) -> tuple[int, str]:

@@ -10,7 +10,7 @@ from fractions import Fraction
 from typing import Any
 
 from kbctld.core.money import NANO_PER_USD, USD_MAX, Rates, read_currency
-from kbctld.core.vendor import Later
+from kbctld.core.operation import Later
 
 TRIES_MAX = 16
 """How often a price is asked for: over three days, with a minute before the first."""

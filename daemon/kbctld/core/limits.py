@@ -10,9 +10,10 @@ from typing import Any
 
 from kbctld.core.duplicates import Duplicates
 from kbctld.core.entry import Entry, EntryError, read_entry
+from kbctld.core.operation import READS, Operation
 from kbctld.core.pace import Loop, Rate
 from kbctld.core.rule import RuleError, read_rule
-from kbctld.core.vendor import READS, Operation, Vendor
+from kbctld.core.vendor import Vendor
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,8 +13,10 @@ from typing import Any, assert_never
 from kbctld.core.body import Body
 from kbctld.core.form import AmbiguousFieldError, read_form
 from kbctld.core.money import MINOR_MAX, read_currency
+from kbctld.core.operation import PLACEHOLDER, Amount, Increase, LookUp, Operation
 from kbctld.core.target import Target
-from kbctld.core.vendor import PLACEHOLDER, Amount, Increase, LookUp, LookupTable, Operation, Vendor
+from kbctld.core.vendor import Vendor
+from kbctld.core.vendor_file import LookupTable
 
 _ID = re.compile(r"[A-Za-z0-9_]{1,255}", re.ASCII)
 

@@ -8,9 +8,9 @@ import re
 
 from kbctld.core.document import Batch, Document
 from kbctld.core.form import Form
+from kbctld.core.operation import Minutes
 from kbctld.core.sms import phone_number
 from kbctld.core.tariff import Tariff, UntoldError
-from kbctld.core.vendor import Minutes
 
 _SECONDS = re.compile(r"[0-9]{1,6}", re.ASCII)
 

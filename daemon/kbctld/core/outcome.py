@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from kbctld.core.ledger import Verdict
 from kbctld.core.money import read_currency
-from kbctld.core.vendor import Survival
+from kbctld.core.vendor_file import Survival
 
 
 def verdict_of(status: int) -> Verdict:

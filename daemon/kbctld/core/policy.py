@@ -27,11 +27,12 @@ from kbctld.core.ledger import (
 )
 from kbctld.core.lookup import Found, Missed, Plan, plan_lookup
 from kbctld.core.money import NANO_MAX, Rates, say_usd
+from kbctld.core.operation import READS, Operation
 from kbctld.core.refusal import Code, Refusal
 from kbctld.core.rule import check_rules
 from kbctld.core.target import Target
 from kbctld.core.tokens import TokenPrice
-from kbctld.core.vendor import READS, Operation, Vendor
+from kbctld.core.vendor import Vendor
 
 NS_PER_HOUR = 3_600_000_000_000
 

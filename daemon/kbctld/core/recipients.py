@@ -8,8 +8,8 @@ import re
 
 from kbctld.core.document import Batch, Document
 from kbctld.core.form import Form
+from kbctld.core.operation import Recipients
 from kbctld.core.tariff import Tariff, UntoldError
-from kbctld.core.vendor import Recipients
 
 # Each of them is an @ to a reader that normalises.
 _AT = re.compile("[@\uff20\ufe6b]")

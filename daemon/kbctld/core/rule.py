@@ -15,7 +15,8 @@ from typing import Literal, TypeAlias
 from kbctld.core.document import Batch, Document
 from kbctld.core.entry import Entry, EntryError, read_entry
 from kbctld.core.form import AmbiguousFieldError, Form
-from kbctld.core.vendor import READS, Operation, Vendor
+from kbctld.core.operation import READS, Operation
+from kbctld.core.vendor import Vendor
 
 RULE_MAX = 500
 """Characters of a rule: a list of some twenty ids, and short enough to be shown in a refusal."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from kbctld.core.refusal import Code, Refusal
 from kbctld.core.vault_key import PREFIX, is_well_formed
-from kbctld.core.vendor import AuthScheme
+from kbctld.core.vendor_file import AuthScheme
 
 
 @dataclass(frozen=True, slots=True)

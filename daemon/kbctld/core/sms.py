@@ -7,8 +7,8 @@ extension character of GSM-7, a surrogate pair) is split between parts.
 
 from kbctld.core.document import Batch, Document
 from kbctld.core.form import Form
+from kbctld.core.operation import Sms
 from kbctld.core.tariff import Tariff, UntoldError
-from kbctld.core.vendor import Sms
 
 # 3GPP TS 23.038, the default alphabet without its escape, and what stands behind an escape. A form feed is
 # left to UCS-2, which never counts less.

@@ -9,8 +9,8 @@ from xml.etree import ElementTree
 
 from kbctld.core.document import Batch, Document
 from kbctld.core.form import Form
+from kbctld.core.operation import Instructions
 from kbctld.core.tariff import Tariff, UntoldError
-from kbctld.core.vendor import Instructions
 
 # Speaking, playing, waiting and hanging up. None of them asks for further instructions.
 _FREE: dict[str, frozenset[str]] = {

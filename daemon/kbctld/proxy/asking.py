@@ -21,12 +21,13 @@ from kbctld.core.document import Batch, Document, DocumentError
 from kbctld.core.duplicates import fingerprint, is_watched
 from kbctld.core.form import AmbiguousFieldError, Form, FormError, read_form
 from kbctld.core.grant import Grant
+from kbctld.core.operation import READS, Tokens
 from kbctld.core.policy import Access, Permit
 from kbctld.core.policy import Request as Asked
 from kbctld.core.refusal import Code, Refusal
 from kbctld.core.target import Arrived, Target
 from kbctld.core.tokens import ask_for_usage, wants_usage
-from kbctld.core.vendor import READS, Tokens, Vendor
+from kbctld.core.vendor import Vendor
 from kbctld.credentials import Credential, Credentials
 from kbctld.http1.gate import Head
 from kbctld.http1.server import BadBody, Fields

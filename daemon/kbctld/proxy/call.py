@@ -14,7 +14,8 @@ from kbctld.core.refusal import Code, Refusal
 from kbctld.core.slots import find_vault_key
 from kbctld.core.tally import Tally
 from kbctld.core.target import Arrived
-from kbctld.core.vendor import AuthScheme, Vendor
+from kbctld.core.vendor import Vendor
+from kbctld.core.vendor_file import AuthScheme
 from kbctld.http1.gate import BadHead
 from kbctld.http1.server import ClientGone, Fields
 from kbctld.http1.server import Request as HttpRequest

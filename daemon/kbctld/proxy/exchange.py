@@ -12,12 +12,14 @@ from dataclasses import dataclass, field, replace
 from kbctld.core.grant import Grant
 from kbctld.core.idempotency import namespaced
 from kbctld.core.notice import notice
+from kbctld.core.operation import READS
 from kbctld.core.pace import Rate
 from kbctld.core.policy import Access, Permit, admit
 from kbctld.core.refusal import Code, Refusal
 from kbctld.core.tally import Tally
 from kbctld.core.target import read_target
-from kbctld.core.vendor import READS, RateClass, Vendor
+from kbctld.core.vendor import Vendor
+from kbctld.core.vendor_file import RateClass
 from kbctld.credentials import Credential, Credentials
 from kbctld.http1.gate import BadHead
 from kbctld.http1.server import BadBody, ClientGone, Fields, Request

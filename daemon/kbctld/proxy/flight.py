@@ -14,10 +14,10 @@ from kbctld.core.grant import Grant
 from kbctld.core.later import place_of
 from kbctld.core.ledger import Verdict
 from kbctld.core.money import read_currency
+from kbctld.core.operation import Amount, Increase, Later, Tokens
 from kbctld.core.outcome import survivor, verdict_of
 from kbctld.core.policy import Access, Permit
 from kbctld.core.tokens import spent
-from kbctld.core.vendor import Amount, Increase, Later, Tokens
 from kbctld.credentials import Credential
 from kbctld.proxy.call import Call
 from kbctld.proxy.shares import Turn

@@ -8,7 +8,7 @@ import base64
 from collections.abc import Iterable
 
 from kbctld.core.policy import Access
-from kbctld.core.vendor import AuthScheme
+from kbctld.core.vendor_file import AuthScheme
 from kbctld.credentials import Credential
 
 

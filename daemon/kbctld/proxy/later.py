@@ -16,10 +16,10 @@ from kbctld.core.body import EMPTY
 from kbctld.core.grant import Grant
 from kbctld.core.later import TRIES_MAX, true_price, wait_s
 from kbctld.core.ledger import NS_PER_S
+from kbctld.core.operation import Later
 from kbctld.core.policy import Access
 from kbctld.core.refusal import Refusal
 from kbctld.core.target import Arrived
-from kbctld.core.vendor import Later
 from kbctld.proxy.call import Refused
 from kbctld.proxy.exchange import Plane
 from kbctld.proxy.inject import outbound_head

@@ -23,7 +23,7 @@ from typing import Self
 from kbctld.core.grant import Grant
 from kbctld.core.pace import Bucket, Rate
 from kbctld.core.refusal import Code, Refusal
-from kbctld.core.vendor import RateClass
+from kbctld.core.vendor_file import RateClass
 from kbctld.proxy.call import Refused
 
 # Turns, and dismissals, each time the loop comes round. A thousand calls that start at once would be one long
