@@ -16,6 +16,7 @@ The data plane asks five things of it: ``find``, ``recall``, ``authorize``, ``ap
 import asyncio
 import gc
 import json
+import logging
 import secrets
 import sqlite3
 import time
@@ -27,11 +28,13 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from kbctld.core.clock import Clock
+from kbctld.boot import boot_id, boot_ns
+from kbctld.core.clock import Clock, rfc3339
 from kbctld.core.cost import Price, Remembered
 from kbctld.core.entry import EntryError, read_entry
 from kbctld.core.grant import Grant, label_matches
 from kbctld.core.ledger import (
+    NS_PER_DAY,
     NS_PER_S,
     TWINS_MAX,
     Account,
@@ -60,6 +63,8 @@ from kbctld.store import changes, later, queries
 from kbctld.store.database import Database
 from kbctld.store.journal import CallRow, Journal, JournalError, Statement
 from kbctld.store.kept import Kept, kept_of, kept_of_tenant
+
+log = logging.getLogger("kbctld.vault")
 
 T = TypeVar("T")
 
@@ -153,6 +158,8 @@ class Vault:
         *,
         wall_ns: Callable[[], int] = time.time_ns,
         tick_ns: Callable[[], int] = time.monotonic_ns,
+        boot_ns: Callable[[], int] = boot_ns,
+        boot: str | None = None,
     ) -> None:
         self.vendors = vendors
         self.rates = rates
@@ -169,6 +176,8 @@ class Vault:
         self._database = database
         self._wall_ns = wall_ns
         self._tick_ns = tick_ns
+        self._boot_ns = boot_ns
+        self._boot = boot_id() if boot is None else boot
         self._clock = Clock(0)
         self._started_tick_ns = tick_ns()
         self._last_no = 0
@@ -188,7 +197,7 @@ class Vault:
         """Read what must be in memory before the first call: time, policies, and whoever has an open hold."""
         reader = self._database.reader
         await queries.mark_pending_unknown(self._database.writer)
-        self._clock = Clock(await queries.highest_ns(reader))
+        await self._set_clock(await queries.highest_ns(reader))
         self._last_no = await queries.last_key_no(reader)
         self.policies = await queries.policies(reader)
         await self._enter(await self._kept((), await queries.keys_with_open_holds(reader)))
@@ -202,8 +211,41 @@ class Vault:
     # --- time and names -------------------------------------------------------------------------
 
     def now_ns(self) -> int:
-        """Effective time: never before any time that was acted on."""
-        return self._clock.at(self._wall_ns())
+        """Effective time: never before any time that was acted on, never in a day that can't be due yet."""
+        clock, before = self._clock, self._clock.opened
+        now_ns = clock.at(self._wall_ns(), self._boot_ns())
+        if clock.opened is not before and clock.opened is not None:
+            # Before any row of that day: it rides in the same batch, or in an earlier one.
+            self.journal.note([changes.day_begins(clock.opened)])
+        if clock.step_ns:
+            self._note_step(clock.step_ns, now_ns)
+        return now_ns
+
+    @property
+    def clock_notice(self) -> str | None:
+        """What to tell of a clock that was set forward over midnight; None while all is well."""
+        self.now_ns()
+        clock = self._clock
+        if not clock.ahead or clock.opened is None:
+            return None
+        day = rfc3339(clock.opened.day * NS_PER_DAY)[:10]
+        hours = -(-clock.due_in_ns(self._boot_ns()) // 3_600_000_000_000)
+        return (
+            f"The clock was set forward over midnight: calls count in the day of {day} for up to {hours} h"
+            " more. Set it right, or restart the machine if it is right now."
+        )
+
+    def _note_step(self, step_ns: int, now_ns: int) -> None:
+        seconds = step_ns // 1_000_000_000
+        log.warning("the clock was set by %+d s; no day opens for that", seconds)
+        self.journal.note([changes.noted(now_ns, "clock", "clock.step", "clock", {"seconds": seconds})])
+
+    async def _set_clock(self, highest_ns: int) -> None:
+        kept = await queries.day_opened(self._database.reader)
+        clock = self._clock = Clock(highest_ns, self._boot, kept)
+        clock.at(self._wall_ns(), self._boot_ns())
+        if clock.opened is not None and clock.opened != kept:
+            await queries.keep_day_opened(self._database.writer, clock.opened)
 
     def tick_ns(self) -> int:
         """Monotonic time, for rates and windows."""

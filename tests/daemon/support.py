@@ -93,7 +93,8 @@ class Clock:
 async def vault_in(folder: Path, clock: Clock | None = None, vendor: Vendor = STRIPE) -> AsyncIterator[Vault]:
     """A vault, loaded; closed in order at the end."""
     database = await open_database(folder / "kbctl.db", folder / "kbctl.anchor", accept_rollback=False)
-    vault = Vault(database, {"stripe": vendor}, RATES, wall_ns=clock or Clock())
+    clock = clock or Clock()
+    vault = Vault(database, {"stripe": vendor}, RATES, wall_ns=clock, boot_ns=clock)
     vault.patience_s = 0.5
     try:
         await vault.load()

@@ -241,7 +241,7 @@ class Life:
         database = await open_database(
             self.folder / "kbctl.db", self.folder / "kbctl.anchor", accept_rollback=False
         )
-        self.vault = self.kind(database, {"stripe": STRIPE}, RATES, wall_ns=self.clock)
+        self.vault = self.kind(database, {"stripe": STRIPE}, RATES, wall_ns=self.clock, boot_ns=self.clock)
         self.opened = True
         await self.vault.load()
         assert self.vault.now_ns() >= self.highest_ns  # no time that was acted on comes again

@@ -1,10 +1,12 @@
 """Laws 1, 3, 5, 12 between memory and journal: a restart knows exactly what was known before it."""
 
 import asyncio
+import json
 import random
 import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Mapping
 from contextlib import asynccontextmanager, closing
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -496,7 +498,8 @@ async def cold(
 ) -> AsyncIterator[Vault]:
     """A vault as a start leaves it: only keys with open holds are in memory."""
     database = await open_database(folder / "kbctl.db", folder / "kbctl.anchor", accept_rollback=False)
-    vault = Vault(database, vendors or {"stripe": STRIPE}, RATES, wall_ns=clock or Clock())
+    clock = clock or Clock()
+    vault = Vault(database, vendors or {"stripe": STRIPE}, RATES, wall_ns=clock, boot_ns=clock)
     try:
         await vault.load()
         yield vault
@@ -923,3 +926,62 @@ def test_a_database_of_the_first_schema_is_carried_over_whole(folder: Path) -> N
     ]
     with closing(sqlite3.connect(folder / "kbctl.db.before-schema-2")) as copy:
         assert copy.execute("SELECT * FROM spend ORDER BY key_no, day").fetchall() == OLD_SPEND
+
+
+@dataclass
+class Boot:
+    """The machine's boot clock: it goes on with real time alone."""
+
+    ns: int = 10**15
+
+    def __call__(self) -> int:
+        return self.ns
+
+
+@asynccontextmanager
+async def machine(folder: Path, wall: Clock, boot: Boot, name: str = "b1") -> AsyncIterator[Vault]:
+    """A vault on a machine whose two clocks are set apart."""
+    database = await open_database(folder / "kbctl.db", folder / "kbctl.anchor", accept_rollback=False)
+    vault = Vault(database, {"stripe": STRIPE}, RATES, wall_ns=wall, boot_ns=boot, boot=name)
+    try:
+        await vault.load()
+        await vault._by_number(1)
+        yield vault
+    finally:
+        await vault.close()
+
+
+def test_L9_setting_the_clock_ahead_gives_no_second_day(folder: Path) -> None:
+    """A day's cap is spent, the clock is set ahead, before and after a restart: nothing more is granted."""
+
+    async def main() -> None:
+        wall, boot = Clock(NOON), Boot()
+        async with machine(folder, wall, boot) as vault:
+            await allowed(vault, await issue(vault, daily_cap_nano=5 * USD), 500)
+        wall.ns += DAY_NS  # while nobody looks
+        async with machine(folder, wall, boot) as vault:
+            (grant,) = known(vault)
+            assert isinstance((await ask(vault, grant, 1))[1], Refusal)
+            assert vault.clock_notice is not None
+            wall.ns += DAY_NS
+            assert isinstance((await ask(vault, grant, 1))[1], Refusal)
+            wall.ns -= 2 * DAY_NS
+            assert isinstance((await ask(vault, grant, 1))[1], Refusal)
+            assert vault.clock_notice is None
+            wall.ns += DAY_NS
+            boot.ns += 8 * 3600 * 10**9  # 20 h since midnight: now it may be tomorrow
+            await allowed(vault, grant, 500)
+            assert isinstance((await ask(vault, grant, 1))[1], Refusal)
+        wall.ns += DAY_NS
+        async with machine(folder, wall, boot) as vault:  # the new day is kept, too
+            assert isinstance((await ask(vault, known(vault)[0], 1))[1], Refusal)
+        async with machine(folder, wall, boot, "b2") as vault:  # a reboot: its clock is all there is
+            await allowed(vault, known(vault)[0], 500)
+        steps = stored(folder, "SELECT details FROM change WHERE action = 'clock.step' ORDER BY no")
+        assert [json.loads(text)["seconds"] for (text,) in steps][:3] == [
+            86_400,
+            -2 * 86_400,
+            86_400 - 28_800,
+        ]
+
+    run(main())

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from kbctl import wire
+from kbctld.core.clock import Opened
 from kbctld.core.duplicates import read_duplicates
 from kbctld.core.grant import Grant, label_segments
 from kbctld.core.limits import Limits
@@ -27,6 +28,11 @@ def noted(now_ns: int, actor: str, action: str, subject: str, details: Mapping[s
         "INSERT INTO change (ts_ns, actor, action, subject, details) VALUES (?, ?, ?, ?, ?)",
         (now_ns, actor, action, subject, wire.encode(details).decode()),
     )
+
+
+def day_begins(opened: Opened) -> Statement:
+    """The day that calls count in from now on; its row is there since the start."""
+    return ("UPDATE meta SET value = ? WHERE key = 'day'", (f"{opened.day} {opened.boot_ns} {opened.boot}",))
 
 
 # --- keys -------------------------------------------------------------------------------------------------

@@ -18,11 +18,12 @@ from typing import Any
 import aiosqlite
 
 from kbctl import wire
-from kbctld.core.clock import rfc3339
+from kbctld.core.clock import Opened, rfc3339
 from kbctld.core.cost import Remembered
 from kbctld.core.grant import label_segments
 from kbctld.core.ledger import NS_PER_DAY
 from kbctld.core.money import usd_from_nano
+from kbctld.store.changes import day_begins
 from kbctld.store.database import apart, in_one_go
 
 LIMIT_MAX = 1000
@@ -290,6 +291,22 @@ async def highest_ns(reader: aiosqlite.Connection) -> int:
                    coalesce((SELECT created_ns FROM vault_key ORDER BY no DESC LIMIT 1), 0)) AS ns
     """
     return int((await _rows(reader, sql))[0]["ns"])
+
+
+async def day_opened(reader: aiosqlite.Connection) -> Opened | None:
+    """The day that calls counted in last; None where none was ever kept."""
+    rows = await _rows(reader, "SELECT value FROM meta WHERE key = 'day'")
+    if not rows:
+        return None
+    day, boot_ns, boot = str(rows[0]["value"]).split(" ")
+    return Opened(int(day), boot, int(boot_ns))
+
+
+async def keep_day_opened(writer: aiosqlite.Connection, opened: Opened) -> None:
+    """At start, before anything is journaled; later the journal does it."""
+    await writer.execute("INSERT OR IGNORE INTO meta (key, value) VALUES ('day', '')")
+    await writer.execute(*day_begins(opened))
+    await writer.commit()
 
 
 # --- policies, tenants, changes ---------------------------------------------------------------------------
