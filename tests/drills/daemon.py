@@ -1,8 +1,8 @@
 """The real daemon with named points at which it dies: ``python -m tests.drills.daemon``.
 
 The product has no failpoints. This launcher wraps the functions that make up the steps of an exchange, and
-kills its own process when a step is reached for the n-th time. Nothing else of the daemon is changed, except by
-``broken``, which makes it one of the naive variants that the checker must catch.
+kills its own process when a step is reached for the n-th time. Nothing else of the daemon is changed, except
+by ``broken``, which makes it one of the naive variants that the checker must catch.
 
 It is a nursery: one JSON object a line on standard input. ``{"do": "start", ...}`` forks a daemon, so that
 what is imported once serves a thousand lives; ``{"do": "wait", "pid": N}`` waits until one is gone. With

@@ -168,7 +168,7 @@ async def _disturbed(stage: Stage, family: Family, fault: Awaitable[None]) -> No
 
 
 async def _aftermath(stage: Stage, family: Family) -> Figures:
-    """After a restart: what had no answer is tried again, the caps are filled up, and the laws are checked."""
+    """After a restart: what had no answer is tried again, the caps are filled up, the laws are checked."""
     open_ends = [name for key in family.keys for name in key.asked if family.answered.get(name, 0) == 0]
     await stage.load(family, 40, ("ok",), names=open_ends, clients=16)
     await stage.try_revoked(family)
@@ -321,12 +321,12 @@ async def _read_only(stage: Stage, _wanted: int) -> Figures:
     assert family is not None
     await _disturbed(stage, family, _after(stage, 0.05, signal.SIGKILL))
     await stage.gone()
-    subprocess.run(["mount", "-o", "remount,ro", str(stage.folder)], check=True)
+    _mount("-o", "remount,ro", str(stage.folder))
     served = await stage.start()
     if served:
         await stage.load(family, 20, ("ok",))
         await stage.stop(signal.SIGKILL)
-    subprocess.run(["mount", "-o", "remount,rw", str(stage.folder)], check=True)
+    _mount("-o", "remount,rw", str(stage.folder))
     assert await stage.start(), stage.refusal
     found = await _aftermath(stage, family)
     found.faults = 1
@@ -358,6 +358,14 @@ async def _locked(stage: Stage, _wanted: int) -> Figures:
     return found
 
 
+def _mount(*how: str) -> None:
+    subprocess.run(["mount", *how], check=True)
+
+
+def _unmount(folder: Path) -> None:
+    subprocess.run(["umount", "-l", str(folder)], check=False)
+
+
 # --- the machine ------------------------------------------------------------------------------------------
 
 
@@ -370,7 +378,7 @@ async def _no_descriptors(stage: Stage, _wanted: int) -> Figures:
         await asyncio.sleep(0.02)
         pid = stage.pid or 0
         before = resource.prlimit(pid, resource.RLIMIT_NOFILE)
-        used = len(list(Path(f"/proc/{pid}/fd").iterdir()))
+        used = _descriptors(pid)
         resource.prlimit(pid, resource.RLIMIT_NOFILE, (max(used - 2, 3), before[1]))
         await asyncio.sleep(0.25)
         resource.prlimit(pid, resource.RLIMIT_NOFILE, before)
@@ -382,6 +390,10 @@ async def _no_descriptors(stage: Stage, _wanted: int) -> Figures:
     found = await _aftermath(stage, family)
     found.faults = 1
     return found
+
+
+def _descriptors(pid: int) -> int:
+    return len(list(Path(f"/proc/{pid}/fd").iterdir()))
 
 
 def noon_offset_s() -> int:
@@ -414,18 +426,11 @@ def _clock(*steps_s: int) -> Round:
 # --- the list ---------------------------------------------------------------------------------------------
 
 
-def may_mount() -> bool:
-    return (
-        sys.platform == "linux" and os.getuid() == 0 and shutil.which("mount") is not None and _tried_mount()
-    )
-
-
-def _tried_mount() -> bool:
-    return subprocess.run(
-        ["mount", "-t", "tmpfs", "none", "/mnt"], capture_output=True, check=False
-    ).returncode == (0) and (
-        subprocess.run(["umount", "/mnt"], capture_output=True, check=False).returncode == 0
-    )
+def _may_mount() -> bool:
+    if sys.platform != "linux" or os.getuid() != 0 or shutil.which("mount") is None:
+        return False
+    tried = subprocess.run(["mount", "-t", "tmpfs", "none", "/mnt"], capture_output=True, check=False)
+    return tried.returncode == 0 and subprocess.run(["umount", "/mnt"], check=False).returncode == 0
 
 
 def _may_trace() -> bool:
@@ -438,7 +443,7 @@ def _may_trace() -> bool:
 def kinds() -> list[Kind]:
     """All of them, in the order of the table."""
     trace = "" if _may_trace() else "needs strace, and the right to trace"
-    mount = "" if may_mount() else "needs to mount a tmpfs"
+    mount = "" if _may_mount() else "needs to mount a tmpfs"
     linux = "" if sys.platform == "linux" else "needs Linux"
     found = [Kind(f"kill:{point}", f"kill -9: {what}", _kill(point), 0.4) for point, what in POINTS.items()]
     found += [
@@ -491,8 +496,8 @@ async def home_of(kind: Kind, folder: Path) -> AsyncIterator[None]:
         yield
         return
     size = f"size={kind.tmpfs}m,mode=700"
-    subprocess.run(["mount", "-t", "tmpfs", "-o", size, "none", str(folder)], check=True)
+    _mount("-t", "tmpfs", "-o", size, "none", str(folder))
     try:
         yield
     finally:
-        subprocess.run(["umount", "-l", str(folder)], check=False)
+        _unmount(folder)

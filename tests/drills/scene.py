@@ -1,4 +1,4 @@
-"""What a drill acts on: one home and its daemon, the accounting vendor, and families of agents with small caps.
+"""What a drill acts on: one home and its daemon, the accounting vendor, and families of agents.
 
 Caps are a part of what is asked for, so that every round runs into them: a cent that were granted twice would
 show.
@@ -129,7 +129,8 @@ def charge(port: int, vault_key: str, name: str, cents: int, *, cut: int = 0) ->
     """A charge under an idempotency key; ``cut`` leaves out so many of its last bytes."""
     body = f"amount={cents}&currency=usd&customer=cus_1"
     request = (
-        f"POST /v1/payment_intents HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nAuthorization: Bearer {vault_key}\r\n"
+        f"POST /v1/payment_intents HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n"
+        f"Authorization: Bearer {vault_key}\r\n"
         f"Content-Type: application/x-www-form-urlencoded\r\nIdempotency-Key: {name}\r\n"
         f"Content-Length: {len(body)}\r\n\r\n{body}"
     ).encode()
@@ -183,7 +184,14 @@ class Stage:
 
     async def start_traced(self, inject: str) -> bool:
         """The same, with system calls that fail."""
-        self._traced = subprocess.Popen(
+        self._traced = self._spawn_traced(inject)
+        assert self._traced.stdout is not None
+        line = await asyncio.to_thread(self._traced.stdout.readline)
+        said = json.loads(line) if line else None
+        return self._started(said, said["status"]["pid"] if said and said.get("status") else 0)
+
+    def _spawn_traced(self, inject: str) -> "subprocess.Popen[bytes]":
+        return subprocess.Popen(
             [
                 *("strace", "-f", "-qq", "-o", str(self._trace), "-e", f"trace={inject.partition(':')[0]}"),
                 *("-e", f"inject={inject}"),
@@ -193,10 +201,6 @@ class Stage:
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
         )
-        assert self._traced.stdout is not None
-        line = await asyncio.to_thread(self._traced.stdout.readline)
-        said = json.loads(line) if line else None
-        return self._started(said, said["status"]["pid"] if said and said.get("status") else 0)
 
     def injected(self) -> int:
         """How many system calls were made to fail in the last traced life."""

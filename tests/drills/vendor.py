@@ -1,16 +1,16 @@
 """An accounting vendor: it misbehaves as each request tells it to, and keeps its own book of what it did.
 
-A process of its own, never killed by a drill, so that its memory is its book: ``python -m tests.drills.vendor``
-prints its port and serves until its standard input ends. It shares no code with the daemon: its amounts are
-read by a pattern, its HTTP is bytes.
+A process of its own, never killed by a drill, so that its memory is its book: ``python -m
+tests.drills.vendor`` prints its port and serves until its standard input ends. It shares no code with the
+daemon: its amounts are read by a pattern, its HTTP is bytes.
 
 A request's idempotency key is ``HOW.NAME``: how to behave, and the name of the call. Like Stripe it moves
 money once per idempotency key, and gives a repetition the first answer again. Of each key the book says:
 ``seen`` how often it came, ``moved`` cents, ``refused`` whether some answer was a definite refusal that was
 written to its end.
 
-``GET /_book`` is the book since the last ``GET /_book``; ``GET /_doors/HOW/SECONDS`` lets every new connection be
-``reset`` or the port be ``shut`` for so long.
+``GET /_book`` is the book since it was asked for last; ``GET /_doors/HOW/SECONDS`` lets new connections
+be ``reset`` or the port be ``shut`` for so long.
 """
 
 import asyncio
