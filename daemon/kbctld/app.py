@@ -425,7 +425,7 @@ class App:
             in_flight=self._in_flight(),
             unknown_calls=unknown_calls,
             unknown_usd=usd_from_nano(unknown_nano),
-            notices=[*self._notices, *([vault.clock_notice] if vault.clock_notice else [])],
+            notices=[*self._notices, *filter(None, [vault.clock_notice])],
         )
 
     def _note_rates(self) -> None:

@@ -109,6 +109,15 @@ def test_L9_the_open_day_is_kept_over_a_restart_and_not_over_a_reboot() -> None:
     assert day_of(older.at(tomorrow, BOOTED)) == kept.day + 1
 
 
+def test_a_clock_that_was_not_set_yet_is_believed_once_it_is() -> None:
+    """A machine without a battery starts in 1970: it need not wait until the day of its setting is over."""
+    clock = Clock(0, "b1")
+    assert clock.at(5 * NS_PER_S, 5 * NS_PER_S) == 5 * NS_PER_S
+    assert clock.at(NOON, 6 * NS_PER_S) == NOON
+    assert day_of(clock.at(NOON + NS_PER_DAY, 7 * NS_PER_S)) == day_of(NOON)
+    assert clock.due_in_ns(6 * NS_PER_S) == 8 * HOUR
+
+
 def test_L9_a_step_is_told_once_and_a_pause_is_none() -> None:
     """By how much the wall clock was set, either way, at the reading that finds it."""
     clock = noon()

@@ -151,6 +151,24 @@ def table(found: dict[str, Figures], missing: list[Kind], first: str = "fault") 
     return shown
 
 
+def markdown(found: dict[str, Figures]) -> str:
+    """The same for a README: kinds of a group together."""
+    groups: dict[str, tuple[int, Figures]] = {}
+    total = Figures()
+    for name, figures in found.items():
+        kinds_of, together = groups.setdefault(name.partition(":")[0], (0, Figures()))
+        together.add(figures)
+        total.add(figures)
+        groups[name.partition(":")[0]] = kinds_of + 1, together
+    groups["all"] = len(found), total
+    lines = [f"| {' | '.join(['fault', 'kinds', *_COLUMNS.values()])} |"]
+    lines.append("| --- |" + " ---: |" * (len(_COLUMNS) + 1))
+    for group, (kinds_of, together) in groups.items():
+        counts = (f"{getattr(together, field):,}" for field in _COLUMNS)
+        lines.append(f"| {' | '.join([group, str(kinds_of), *counts])} |")
+    return "\n".join(lines)
+
+
 def _add(shown: Table, name: str, figures: Figures) -> None:
     passed = "yes" if not figures.broken and figures.faults else "NO"
     shown.add_row(name, *(f"{getattr(figures, field):,}" for field in _COLUMNS), passed)
@@ -165,6 +183,7 @@ def main() -> int:
     parser.add_argument("--kind", default="", help="only kinds whose name begins so")
     parser.add_argument("--seed", type=int, default=None)
     parser.add_argument("--json", type=Path, default=None, help="the figures, as JSON")
+    parser.add_argument("--markdown", action="store_true", help="one line for each group of kinds")
     given = parser.parse_args()
     seed = random.randrange(2**32) if given.seed is None else given.seed
     screen = Console(stderr=True)
@@ -191,11 +210,16 @@ def main() -> int:
         task = progress.add_task("starting", total=sum(plan(chosen, faults).values()))
 
         def tick(kind: Kind, done: int) -> None:
+            if done and not screen.is_terminal:
+                screen.print(f"{kind.name}: {done}")
             progress.update(task, description=kind.name, advance=done)
 
         found = uvloop.run(drills(chosen, faults, seed, tick))
     missing = [kind for kind in chosen if kind.missing]
-    out.print(table(found, missing))
+    if given.markdown:
+        print(markdown(found))  # noqa: T201 - to be pasted as it is
+    else:
+        out.print(table(found, missing))
     out.print(f"seed {seed}; {time.monotonic() - began:.0f} s")
     if given.json:
         given.json.write_text(

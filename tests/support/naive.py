@@ -1,4 +1,4 @@
-"""Naive variants of the daemon: what somebody might have built, and what every checker of the laws must catch."""
+"""Naive variants of the daemon: what somebody might have built, and every checker of the laws must catch."""
 
 import asyncio
 from collections.abc import Callable, Iterator

@@ -19,6 +19,8 @@ from kbctld.core.ledger import NS_PER_DAY, NS_PER_S, day_of
 
 DAY_NS_MIN = 20 * 3_600 * NS_PER_S
 """The boot clock's least time between the beginnings of two days."""
+_UNSET_BEFORE = 20_454
+"""2026-01-01: a wall clock in a day before that is not set yet, as where a machine has no battery."""
 STEP_NS_MIN = 60 * NS_PER_S
 """What the wall clock may gain or lose on the boot clock between two readings without a word."""
 
@@ -74,10 +76,11 @@ class Clock:
         end_ns = (opened.day + 1) * NS_PER_DAY
         self.ahead = False
         if wall_ns >= end_ns:
-            due_ns = opened.boot_ns + DAY_NS_MIN
-            if boot_ns >= due_ns:
-                began_ns = max(boot_ns - wall_ns % NS_PER_DAY, due_ns)
+            began_ns, due_ns = boot_ns - wall_ns % NS_PER_DAY, opened.boot_ns + DAY_NS_MIN
+            if opened.day < _UNSET_BEFORE:
                 self.opened = Opened(day_of(wall_ns), self._boot, began_ns)
+            elif boot_ns >= due_ns:
+                self.opened = Opened(day_of(wall_ns), self._boot, max(began_ns, due_ns))
             else:
                 self.ahead = True
                 wall_ns = min(opened.day * NS_PER_DAY + boot_ns - opened.boot_ns, end_ns - 1)
