@@ -474,3 +474,38 @@ def test_a_defect_of_ours_keeps_what_has_left(
 
     run(main())
     assert "a request failed inside the daemon" in caplog.text
+
+
+def test_L6_a_retry_does_not_leave_on_a_hold_that_could_not_be_recorded(tmp_path: Path) -> None:
+    """The disk is full for the first attempt's row and not for its retry's: a crash would forget the hold."""
+
+    async def main() -> None:
+        async with open_world(tmp_path) as world:
+            journal = world.vault.journal
+            commit, begun, refused = journal._commit, asyncio.Event(), asyncio.Event()
+
+            async def full(_batch: Any) -> None:
+                journal._commit = commit  # type: ignore[method-assign]
+                begun.set()
+                await refused.wait()
+                error = sqlite3.OperationalError("database or disk is full")
+                error.sqlite_errorcode = sqlite3.SQLITE_FULL
+                raise error
+
+            journal._commit = full  # type: ignore[method-assign, assignment]
+            request = world.request("POST", TARGET, (b"Idempotency-Key", b"order-1"))
+            first = asyncio.create_task(world.ask(request))
+            await begun.wait()
+            second = asyncio.create_task(world.ask(request))
+            while not journal._next.rows:
+                await asyncio.sleep(0.001)
+            refused.set()
+            assert [(await first).status, (await second).status] == [503, 503]
+            assert not world.vendor.arrived
+            assert world.held_cents == 0
+            told = [(row["policy_check_result"], row["amount_nano"]) for row in await world.rows()]
+            assert told == [("audit_unavailable", 0)] * 2
+            await world.check_books()
+            assert (await world.ask(request)).status == 200
+
+    run(main())

@@ -170,8 +170,8 @@ class Story:
         )
         self._server = Server(self._plane.handle, self._plane.reject, Limits())
         self._vault = vault
-        for key in self.family.keys:
-            (self._grants[key.key_id],) = await vault.named(key.key_id)
+        grants = {key.key_id: (await vault.named(key.key_id))[0] for key in self.family.keys}
+        self._grants = grants
         return await main()
 
     async def _found(self) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import TypeVar
 
 from kbctld.core.grant import Grant
+from kbctld.core.ledger import Attempt
 from kbctld.core.policy import Access, Permit, Request, admit
 from kbctld.core.refusal import Code, Refusal
 from kbctld.core.slots import find_vault_key
@@ -133,11 +134,11 @@ class Call:
         self.row.ts_ns = self.vault.now_ns()
         return self.vault.authorize(grant, access, asked, self.row)
 
-    async def record(self) -> None:
-        """Make the row durable; until this returns nothing of the call may leave.
+    async def record(self, attempt: Attempt) -> None:
+        """Make the row durable, with the money that it stands on; until this returns nothing may leave.
 
         Raises:
-            Refused: it could not be recorded.
+            Refused: it could not be recorded, or of a retry the call whose hold it shares could not.
         """
         try:
             await self.vault.append(self.row)
@@ -146,6 +147,10 @@ class Call:
                 Refusal(Code.AUDIT_UNAVAILABLE, f"the call can't be recorded: {error}", "kbctl status")
             ) from None
         self._recorded = True
+        if attempt.hold.row.lost:
+            # Nothing on disk says what is held: after a crash nobody would know.
+            sentence = "the call that this one repeats could not be recorded"
+            raise Refused(Refusal(Code.AUDIT_UNAVAILABLE, sentence, "kbctl status"))
 
     def took_off(self) -> None:
         """The first byte has left."""

@@ -95,7 +95,7 @@ async def exchange(plane: "Plane", request: Request) -> None:
                 call, grant, access, permit, turn, plane.aloft, hides_usage=hides_usage
             ) as flight:
                 # Durable before the first byte.
-                await call.record()
+                await call.record(permit.attempt)
                 pool, access = plane.way(access)
                 connection = await flight.board(pool)
                 # A last look: meanwhile the key may have been revoked, or its secret rotated or removed.

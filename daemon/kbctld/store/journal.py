@@ -78,6 +78,8 @@ class CallRow:
     folded: int = 0
     scopes: tuple[str, ...] = ()
     """Whose requests it counts among, once it is let through; not stored with it."""
+    lost: bool = False
+    """Whether it was to be recorded and was not: no retry may stand on what it holds; not stored."""
     no: int = 0
     """Its number, given when it is written."""
 
@@ -357,10 +359,12 @@ class Journal:
             }.get(code, "the database refused it")
             log.error("a batch was rolled back: %s (%s)", reason, error)
             for row in batch.rows:
-                row.no = 0
+                row.no, row.lost = 0, True
             if code == sqlite3.SQLITE_BUSY or self._closing:
                 # Whoever came meanwhile has waited as well; nobody waits for a locked database twice.
                 late, self._next = self._next, _Batch()
+                for row in late.rows:
+                    row.lost = True
                 self._next.keep_endings_of(late)
                 told = [*told, *late.waiters]
             self._next.keep_endings_of(batch)
