@@ -94,20 +94,26 @@ def plan(chosen: list[Kind], faults: int) -> dict[Kind, int]:
 
 
 async def drills(
-    chosen: list[Kind], faults: int, seed: int, tick: Callable[[Kind, int], None]
+    chosen: list[Kind], faults: int, seed: int, jobs: int, tick: Callable[[Kind, Figures | None], None]
 ) -> dict[str, Figures]:
-    """All of them, one after the other."""
-    found = {}
-    nursery = Nursery()
-    try:
-        with accounting_vendor() as vendor:
-            for kind, wanted in plan(chosen, faults).items():
-                tick(kind, 0)
-                found[kind.name] = await drill(kind, wanted, vendor, nursery, seed)
-                tick(kind, found[kind.name].faults)
-    finally:
-        nursery.close()
-    return found
+    """All of them, some at a time; each of those has a vendor and a nursery of its own."""
+    found: dict[str, Figures] = {}
+    waiting = list(reversed(plan(chosen, faults).items()))
+
+    async def work() -> None:
+        nursery = Nursery()
+        try:
+            with accounting_vendor() as vendor:
+                while waiting:
+                    kind, wanted = waiting.pop()
+                    tick(kind, None)
+                    found[kind.name] = await drill(kind, wanted, vendor, nursery, seed)
+                    tick(kind, found[kind.name])
+        finally:
+            nursery.close()
+
+    await asyncio.gather(*(work() for _ in range(jobs)))
+    return {kind.name: found[kind.name] for kind in chosen if kind.name in found}
 
 
 async def control(seed: int) -> dict[str, Figures]:
@@ -180,6 +186,7 @@ def main() -> int:
     parser.add_argument("--short", action="store_true", help=f"{SHORT} faults instead of {LONG:,}")
     parser.add_argument("--faults", type=int, default=None)
     parser.add_argument("--calls", type=int, default=100_000, help="of the storm")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="kinds at a time")
     parser.add_argument("--kind", default="", help="only kinds whose name begins so")
     parser.add_argument("--seed", type=int, default=None)
     parser.add_argument("--json", type=Path, default=None, help="the figures, as JSON")
@@ -209,25 +216,31 @@ def main() -> int:
     with Progress(*columns, console=screen) as progress:
         task = progress.add_task("starting", total=sum(plan(chosen, faults).values()))
 
-        def tick(kind: Kind, done: int) -> None:
-            if done and not screen.is_terminal:
-                screen.print(f"{kind.name}: {done}")
-            progress.update(task, description=kind.name, advance=done)
+        done = dict[str, Figures]()
 
-        found = uvloop.run(drills(chosen, faults, seed, tick))
+        def tick(kind: Kind, figures: Figures | None) -> None:
+            if figures is not None:
+                done[kind.name] = figures
+                _keep(given.json, seed, done)
+                if not screen.is_terminal:
+                    screen.print(f"{kind.name}: {figures}", soft_wrap=True)
+            progress.update(task, description=kind.name, advance=figures.faults if figures else 0)
+
+        found = uvloop.run(drills(chosen, faults, seed, given.jobs, tick))
     missing = [kind for kind in chosen if kind.missing]
     if given.markdown:
         print(markdown(found))  # noqa: T201 - to be pasted as it is
     else:
         out.print(table(found, missing))
     out.print(f"seed {seed}; {time.monotonic() - began:.0f} s")
-    if given.json:
-        given.json.write_text(
-            json.dumps(
-                {"seed": seed, "kinds": {name: asdict(figures) for name, figures in found.items()}}, indent=1
-            )
-        )
     return 1 if any(figures.broken or not figures.faults for figures in found.values()) else 0
+
+
+def _keep(path: Path | None, seed: int, found: dict[str, Figures]) -> None:
+    """So that a run that is broken off has told something."""
+    if path is not None:
+        told = {name: asdict(figures) for name, figures in found.items()}
+        path.write_text(json.dumps({"seed": seed, "kinds": told}, indent=1))
 
 
 class _Raw(argparse.RawDescriptionHelpFormatter):

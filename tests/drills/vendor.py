@@ -20,6 +20,7 @@ import socket
 import struct
 import subprocess
 import sys
+import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -282,8 +283,15 @@ class AccountingVendor:
         self._get(f"/_doors/{how}/{seconds}")
 
     def _get(self, path: str) -> bytes:
-        with urllib.request.urlopen(f"{self.url}{path}", timeout=30) as answer:
-            return bytes(answer.read())
+        until = time.monotonic() + 30
+        while True:
+            try:
+                with urllib.request.urlopen(f"{self.url}{path}", timeout=30) as answer:
+                    return bytes(answer.read())
+            except OSError:  # its doors are shut just now
+                if time.monotonic() > until:
+                    raise
+                time.sleep(0.02)
 
 
 @contextmanager
