@@ -985,3 +985,27 @@ def test_L9_setting_the_clock_ahead_gives_no_second_day(folder: Path) -> None:
         ]
 
     run(main())
+
+
+@pytest.mark.parametrize("verdict", [Verdict.SILENT, Verdict.POSTED])
+def test_L6_a_hold_stays_with_the_row_of_a_first_attempt_that_was_refused_late(
+    folder: Path, verdict: Verdict
+) -> None:
+    """Revoked between two attempts' last looks: one has left, and the other one's row has the money."""
+
+    async def main() -> None:
+        async with vault_in(folder) as vault:
+            grant = await issue(vault)
+            row, first = await allowed(vault, grant, 700, replay=b"r" * 16)
+            _, second = await allowed(vault, grant, 700, replay=b"r" * 16)
+            assert second.replay_of == row.call_id
+            vault.settle(grant, first.attempt, Verdict.UNSENT)
+            row.policy_check_result = "key_revoked"
+            vault.journal.finish(row)
+            vault.settle(grant, second.attempt, verdict)
+        async with vault_in(folder) as vault:
+            (grant,) = known(vault)
+            assert grant.scope.account.used_total() == 7 * USD
+            assert len(vault.ledger._replays) == 1  # and a third attempt is known again
+
+    run(main())

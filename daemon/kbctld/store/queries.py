@@ -253,9 +253,11 @@ _REMEMBERED = """
 """
 # Two halves, each by its own index. The second goes down the key's calls from the newest and ends at the
 # first that is far too old, however long the key has lived: rows are all but in the order of their times.
+# Whether the row's own attempt was let go in the end is not asked: refused at its last look, it still has the
+# money of a retry that had left.
 CALLS_TO_REMEMBER = f"""
     SELECT {_REMEMBERED} FROM call INDEXED BY call_open
-    WHERE {_OPEN} AND key_no = ?1 AND replay_of IS NULL AND policy_check_result = 'allowed'
+    WHERE {_OPEN} AND key_no = ?1 AND replay_of IS NULL
     UNION ALL
     SELECT {_REMEMBERED} FROM call INDEXED BY call_key
     WHERE key_no = ?1 AND no > coalesce(
@@ -263,7 +265,6 @@ CALLS_TO_REMEMBER = f"""
          WHERE key_no = ?1 AND ts_ns < ?3 ORDER BY no DESC LIMIT 1),
         0
     ) AND ts_ns >= ?2 AND outcome = 'posted' AND replay_digest IS NOT NULL AND replay_of IS NULL
-        AND policy_check_result = 'allowed'
     ORDER BY no
 """  # noqa: S608
 
