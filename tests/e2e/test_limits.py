@@ -133,12 +133,12 @@ def test_P20_the_body_s_limit_is_exact(scene: Scene, size: int, status: int) -> 
     body = b"x" * size
     kind = "Content-Type: text/plain"
     plain, _ = scene.talk(
-        scene.head("POST /v1/customers", kind, f"Content-Length: {size}", "Connection: close") + body
+        scene.head("POST /v1/tokens", kind, f"Content-Length: {size}", "Connection: close") + body
     )
     assert int(plain[9:12]) == status
     chunks = b"%x\r\n%b\r\n0\r\n\r\n" % (size, body)
     chunked, _ = scene.talk(
-        scene.head("POST /v1/customers", kind, "Transfer-Encoding: chunked", "Connection: close") + chunks
+        scene.head("POST /v1/tokens", kind, "Transfer-Encoding: chunked", "Connection: close") + chunks
     )
     assert int(chunked[9:12]) == status
 

@@ -156,6 +156,8 @@ time.sleep(60)
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGQUIT"])
 def test_signals_are_passed_on_and_the_key_is_revoked(sandbox: Kbctl, name: str) -> None:
     """The command decides how it ends; we end after it."""
+    if signal.getsignal(getattr(signal, name)) is signal.SIG_IGN:
+        pytest.skip(f"{name} is ignored here, and so by whatever is started from here")
     process = start(sandbox, *python(WAITS))
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"

@@ -32,9 +32,10 @@ async def send(world: World, key: str | None = None, sid: str = "SM1") -> None:
 
 
 def pass_time(world: World, seconds: int) -> None:
-    """The clock goes on."""
-    before = world.vault._wall_ns
-    world.vault._wall_ns = lambda: before() + seconds * 10**9
+    """The clocks go on: the wall's, and the machine's own."""
+    wall, boot = world.vault._wall_ns, world.vault._boot_ns
+    world.vault._wall_ns = lambda: wall() + seconds * 10**9
+    world.vault._boot_ns = lambda: boot() + seconds * 10**9
 
 
 async def posted(world: World) -> int:

@@ -36,7 +36,7 @@ const PLACES = {
     return {
       pay,
       long: () => pay({ description: 'x'.repeat(70000) }),
-      unpriced: async () => (await stripe.invoices.pay('in_1')).id,
+      unpriced: async () => (await stripe.subscriptions.create({ customer: 'cus_1', items: [{ price: 'price_1' }] })).id,
       upload: async () => (await stripe.files.create({
         purpose: 'dispute_evidence', file: { data: Buffer.from('PNG'), name: 'a.png', type: 'image/png' },
       })).id,
@@ -69,7 +69,7 @@ const PLACES = {
       pay,
       long: () => pay({ body: 'x'.repeat(70000) }),
       unpriced: async () => (await client.calls.create({ url: 'https://a.test/say', ...ends })).sid,
-      call: async () => (await client.calls.create({ url: 'https://a.test/say', timeLimit: 90, ...ends })).to,
+      call: async () => (await client.calls.create({ twiml: '<Response><Say>Hello</Say></Response>', timeLimit: 90, ...ends })).to,
       verify: async () => {
         const [{ sid: id }] = await client.verify.v2.services.list({ limit: 1 });
         const service = client.verify.v2.services(id);

@@ -22,6 +22,8 @@ time.sleep = slept.append  # type: ignore[assignment]
 
 SID = "AC" + "0" * 32
 
+SAY = "<Response><Say>Hello</Say></Response>"
+
 
 def stripe_calls(key: str, url: str) -> dict[str, Call]:
     stripe: Any = import_module("stripe")
@@ -40,7 +42,7 @@ def stripe_calls(key: str, url: str) -> dict[str, Call]:
     return {
         "pay": pay,
         "long": lambda: pay(description="x" * 70_000),
-        "unpriced": lambda: stripe.Invoice.pay("in_1").id,
+        "unpriced": lambda: stripe.Subscription.create(customer="cus_1", items=[{"price": "price_1"}]).id,
         "upload": lambda: stripe.File.create(purpose="dispute_evidence", file=("a.png", b"\x89PNG")).id,
         "capture": lambda of: shown(stripe.Charge.capture(of)),
         "refund": lambda **fields: stripe.Refund.create(**fields).amount,
@@ -71,7 +73,7 @@ def twilio_calls(key: str, url: str, sid: str = SID) -> dict[str, Call]:
         "pay": pay,
         "long": lambda: pay("x" * 70_000),
         "unpriced": lambda: client.calls.create(url="https://a.test/say", **ends).sid,
-        "call": lambda: client.calls.create(url="https://a.test/say", time_limit=90, **ends).to,
+        "call": lambda: client.calls.create(twiml=SAY, time_limit=90, **ends).to,
         "verify": verify,
         "fetch": lambda of: client.messages(of).fetch().body,
         "list": lambda: [each.body for each in client.messages.stream(page_size=2)],

@@ -67,6 +67,7 @@ CASES = [
     Case(Code.AMOUNT_UNKNOWN, call="unpriced"),
     Case(Code.AMOUNT_UNKNOWN, call="upload", only=UPLOADING),
     Case(Code.CALL_CAP_EXCEEDED, {"call_usd_cap": TINY}),
+    Case(Code.SUSPECTED_DUPLICATE, {"duplicates": "refuse"}, before=1, only=("stripe", "twilio", "resend")),
     Case(Code.RATE_LIMITED, {"rate": "1/h"}, before=1),
     Case(Code.REQUEST_BUDGET_EXHAUSTED, {"daily_requests": 1}, before=1),
     Case(Code.LOOP_DETECTED, {"loop": "1/1h"}, before=1),
