@@ -16,6 +16,6 @@ def boot_ns() -> int:
 def boot_id() -> str:
     """A name that no other boot has; empty where the system tells none."""
     try:
-        return _BOOT_ID.read_text(encoding="ascii").strip()
+        return _BOOT_ID.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError):
         return ""

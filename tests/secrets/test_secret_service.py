@@ -157,7 +157,7 @@ def test_a_stopped_daemon_costs_the_deadline_and_the_loop_nothing(login: Login) 
     result = login.session("stopped")
     assert result["answers"] == ["keyring_timeout"] * 3
     assert all(0.6 <= seconds < 1.6 for seconds in result["seconds"])
-    assert result["lag"] <= 0.05
+    assert result["lag"] <= 0.5  # seconds; one that waited would wait for all of the deadline
     assert result["first_choice"] == "keyring_timeout", "stuck is not absent"
     assert result["continued"] == TEXT
 
