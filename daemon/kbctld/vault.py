@@ -60,7 +60,7 @@ from kbctld.core.vault_key import base62, digest, mint, same
 from kbctld.core.vendor import Vendor
 from kbctld.prices import Prices
 from kbctld.store import changes, later, queries
-from kbctld.store.database import Database
+from kbctld.store.database import Database, mark_pending_unknown
 from kbctld.store.journal import CallRow, Journal, JournalError, Statement
 from kbctld.store.kept import Kept, kept_of, kept_of_tenant
 
@@ -196,7 +196,7 @@ class Vault:
     async def load(self) -> None:
         """Read what must be in memory before the first call: time, policies, and whoever has an open hold."""
         reader = self._database.reader
-        await queries.mark_pending_unknown(self._database.writer)
+        await mark_pending_unknown(self._database)
         await self._set_clock(await queries.highest_ns(reader))
         self._last_no = await queries.last_key_no(reader)
         self.policies = await queries.policies(reader)

@@ -30,6 +30,7 @@ from kbctld.store.changes import limits_of_row
 from kbctld.store.database import APPLICATION_ID, open_database
 from kbctld.store.journal import JournalError
 from kbctld.store.kept import kept_of
+from kbctld.store.verify import Walk
 from kbctld.vault import Selection, Terms, Vault
 from tests.core.support import access
 from tests.daemon.support import (
@@ -924,6 +925,10 @@ def test_a_database_of_the_first_schema_is_carried_over_whole(folder: Path) -> N
     assert segments == [
         *(("agent:x", 1), ("tenant:acme", 1), ("agent:y", 2), ("tenant:acme", 2), ("tenant:acme2", 4)),
     ]
+    # What there was before the chain is in it, and so is what came since.
+    walk = Walk(folder / "kbctl.db")
+    assert walk.run() is None
+    assert walk.calls == len(OLD_CALLS) + 3
     with closing(sqlite3.connect(folder / "kbctl.db.before-schema-2")) as copy:
         assert copy.execute("SELECT * FROM spend ORDER BY key_no, day").fetchall() == OLD_SPEND
 

@@ -16,7 +16,7 @@ from kbctl import wire
 from kbctld.core.clock import rfc3339
 from kbctld.core.grant import label_segments
 from kbctld.store import queries
-from kbctld.store.database import Database
+from kbctld.store.database import Database, mark_pending_unknown
 from kbctld.store.journal import CallRow
 from kbctld.store.kept import kept_of
 from kbctld.store.queries import CallFilter, KeyFilter
@@ -342,7 +342,7 @@ def test_F4_what_a_start_asks_does_not_read_the_whole_audit(folder: Path) -> Non
         async with opened(folder) as database:
             for connection in (database.reader, database.writer):
                 await connection.set_trace_callback(asked.append)
-            await queries.mark_pending_unknown(database.writer)
+            await mark_pending_unknown(database)
             await queries.highest_ns(database.reader)
             await queries.unknown_totals(database.reader)
             await queries.keys_with_open_holds(database.reader)

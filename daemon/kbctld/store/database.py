@@ -6,12 +6,15 @@ there shall count from now on; every key that was live is then frozen, because w
 """
 
 import asyncio
+import json
 import os
 import re
 import sqlite3
+import time
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from importlib import resources
 from pathlib import Path
 from typing import TypeVar
@@ -19,11 +22,13 @@ from typing import TypeVar
 import aiosqlite
 
 from kbctl.errors import Exit, KbctlError
+from kbctld.store import chain
 from kbctld.store.anchor import Anchor, Height
 
 T = TypeVar("T")
 
 APPLICATION_ID = 0x6B626374  # "kbct": says whose file it is, in the header that file(1) reads
+_CHAINED = 4  # the schema that brought the chain: what was there before is taken into it
 _MIGRATION = re.compile(r"(\d{4})_[a-z_]+\.sql")
 _ACCEPT = "kbctl up --accept-rollback    # unless you can put the right file back; freezes all live keys"
 
@@ -37,6 +42,7 @@ class Database:
         reader: reads only.
         anchor: its memory outside.
         height: how far it has come.
+        tip: the end of its chain; the journal moves it.
         created: whether this was first use.
     """
 
@@ -45,6 +51,7 @@ class Database:
     reader: aiosqlite.Connection
     anchor: Anchor
     height: Height
+    tip: chain.Tip
     created: bool
 
     async def close(self) -> None:
@@ -58,6 +65,14 @@ async def in_one_go(connection: aiosqlite.Connection, work: Callable[[sqlite3.Co
     """Do several things in one trip to the connection's thread: under load each trip waits for its turn."""
     result: T = await connection._execute(work, connection._conn)  # type: ignore[no-untyped-call]
     return result
+
+
+async def mark_pending_unknown(database: Database) -> None:
+    """Before the journal begins: whatever had not ended may have reached the vendor."""
+    tip = replace(database.tip)
+    await in_one_go(database.writer, partial(chain.mark_pending_unknown, tip))
+    await database.writer.commit()
+    database.tip = tip
 
 
 async def apart(path: Path, work: Callable[[sqlite3.Connection], T]) -> T:
@@ -91,11 +106,14 @@ async def open_database(path: Path, anchor_path: Path, *, accept_rollback: bool)
         created = await _identify(writer, path, fresh, _has_history(anchor_path))
         if not created and not accept_rollback:
             await _compare(writer, path, anchor_path)
+        if created:
+            await writer.execute("PRAGMA auto_vacuum = INCREMENTAL")  # so that pruning gives space back
         await _make_durable(writer, path)
         await _migrate(writer, path)
         if accept_rollback and not created:
             await _freeze(writer)
         height = await _height(writer)
+        tip = await in_one_go(writer, chain.tip_of)
         reader = await _open_reader(path)
     except sqlite3.Error as error:
         await writer.close()
@@ -105,7 +123,7 @@ async def open_database(path: Path, anchor_path: Path, *, accept_rollback: bool)
         raise
     anchor = Anchor(anchor_path)
     anchor.reset(height)
-    return Database(path, writer, reader, anchor, height, created)
+    return Database(path, writer, reader, anchor, height, tip, created)
 
 
 async def _open_reader(path: Path) -> aiosqlite.Connection:
@@ -228,8 +246,11 @@ async def _migrate(writer: aiosqlite.Connection, path: Path) -> None:
         if number > version:
             await writer.executescript(
                 f"BEGIN IMMEDIATE;\n{sql}\nPRAGMA application_id = {APPLICATION_ID};\n"
-                f"PRAGMA user_version = {number};\nCOMMIT;"
+                f"PRAGMA user_version = {number};"
             )
+            if number == _CHAINED:
+                await in_one_go(writer, chain.adopt)
+            await writer.commit()
 
 
 def _migrations() -> list[str]:
@@ -249,13 +270,23 @@ async def _height(writer: aiosqlite.Connection) -> Height:
 
 
 async def _freeze(writer: aiosqlite.Connection) -> None:
-    await writer.execute(
-        "UPDATE vault_key SET frozen = 'the database was rolled back, so what it spent is not known'"
-        " WHERE revoked_ns IS NULL AND frozen IS NULL"
-    )
-    # One that was revoked since would be good again; a person makes new ones on the socket.
-    await writer.execute("UPDATE token SET revoked_ns = created_ns WHERE revoked_ns IS NULL")
-    await writer.execute("UPDATE meta SET value = value + 1 WHERE key = 'changes'")
+    def freeze(connection: sqlite3.Connection) -> None:
+        tip = chain.tip_of(connection)
+        frozen = connection.execute(
+            "UPDATE vault_key SET frozen = 'the database was rolled back, so what it spent is not known'"
+            " WHERE revoked_ns IS NULL AND frozen IS NULL"
+        ).rowcount
+        # One that was revoked since would be good again; a person makes new ones on the socket.
+        connection.execute("UPDATE token SET revoked_ns = created_ns WHERE revoked_ns IS NULL")
+        connection.execute(
+            "INSERT INTO change (ts_ns, actor, action, subject, details)"
+            " VALUES (?, ?, 'database.accept_rollback', 'all', ?)",
+            (time.time_ns(), f"uid {os.getuid()}", json.dumps({"keys_frozen": frozen})),
+        )
+        tip.catch_up(connection)
+        connection.execute("UPDATE meta SET value = value + 1 WHERE key = 'changes'")
+
+    await in_one_go(writer, freeze)
     await writer.commit()
 
 

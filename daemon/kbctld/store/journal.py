@@ -16,13 +16,14 @@ import os
 import re
 import sqlite3
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from kbctld.core.cost import Remembered
 from kbctld.core.ledger import day_of
 from kbctld.core.vault_key import PREFIX
 from kbctld.store.anchor import Height
+from kbctld.store.chain import Tip
 from kbctld.store.database import Database, in_one_go
 
 log = logging.getLogger("kbctld.store")
@@ -38,6 +39,9 @@ _FOLD_FLUSH_S = 1.0
 _FOLDS_MAX = 10_000
 
 Statement = tuple[str, Sequence[Any]]
+
+Work = Callable[[sqlite3.Connection, Tip], None]
+"""Something of several steps inside the transaction, with events of its own."""
 
 
 class JournalError(Exception):
@@ -71,6 +75,7 @@ class CallRow:
     upstream: str | None = None
     outcome: str = "pending"
     amount_nano: int = 0
+    """What counts against the cap: the hold when it is appended, the truth in the end."""
     status: int | None = None
     vendor_request_id: str | None = None
     latency_us: int | None = None
@@ -84,17 +89,6 @@ class CallRow:
     """Its number, given when it is written."""
 
 
-_INSERT = """
-INSERT INTO call (no, call_id, ts_ns, key_no, vendor, operation, method, endpoint, requested_nano, currency,
-    amount_minor, replay_of, policy_check_result, reason, idempotency_key, request_digest, replay_digest,
-    fingerprint, duplicate_of, metadata, usage_after_nano, upstream, outcome, amount_nano, status,
-    vendor_request_id, latency_us, upstream_us, folded)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
-"""
-_FINISH = """
-UPDATE call SET policy_check_result = ?, outcome = ?, amount_nano = ?, status = ?, reason = ?,
-    vendor_request_id = ?, latency_us = ?, upstream_us = ?, folded = ? WHERE no = ?
-"""
 _BALANCE = """
 INSERT INTO balance (scope, day, posted_nano, requests) VALUES (?, ?, ?, ?)
 ON CONFLICT (scope, day) DO UPDATE SET
@@ -118,6 +112,7 @@ class _Batch:
     objects: dict[tuple[str, str, str], Remembered] = field(default_factory=dict)
     changes: list[tuple[Statement, bool]] = field(default_factory=list)
     """Each with whether memory says it already, so that it goes on being tried."""
+    work: list[Work] = field(default_factory=list)
     waiters: list[asyncio.Future[None]] = field(default_factory=list)
 
     def __bool__(self) -> bool:
@@ -233,6 +228,14 @@ class Journal:
         entries = [(statement, lasting) for statement in statements]
         await self._join(lambda batch: batch.changes.extend(entries))
 
+    async def carry_out(self, work: Work) -> None:
+        """Do something of several steps in the next transaction; returns when it is durable.
+
+        Raises:
+            JournalError: it was not done.
+        """
+        await self._join(lambda batch: batch.work.append(work))
+
     def note(self, statements: Iterable[Statement]) -> None:
         """Record a change that nobody waits for, soon."""
         self._next.changes.extend((statement, True) for statement in statements)
@@ -323,26 +326,36 @@ class Journal:
 
     async def _commit(self, batch: _Batch) -> None:
         # The values are taken here: rows change while the writer's thread works.
+        inserted = [_inserted(row) for row in batch.rows]
+        ended = [(*_ending(row), row.no) for row in batch.finished if row.no]
         many: list[tuple[str, list[tuple[Any, ...]]]] = [
-            (_INSERT, [_inserted(row) for row in batch.rows]),
-            (_FINISH, [_ended(row) for row in batch.finished if row.no]),
             (_BALANCE, [(*key, *counts) for key, counts in batch.balances().items()]),
             (_OBJECT, [(*key, r.nano, r.minor, r.currency) for key, r in batch.objects.items()]),
         ]
         single = [statement for statement, _ in batch.changes]
         if single:
             single.append((_CHANGED, (len(single),)))
+        tip = replace(self._database.tip)
 
         def write(connection: sqlite3.Connection) -> None:
+            if inserted:
+                tip.record(connection, inserted)
+            if ended:
+                tip.settle(connection, ended)
             for sql, rows in many:
                 if rows:
                     connection.executemany(sql, rows)
             for sql, values in single:
                 connection.execute(sql, values)
+            for work in batch.work:
+                work(connection, tip)
+            if single or batch.work:
+                tip.catch_up(connection)
 
         writer = self._database.writer
         await in_one_go(writer, write)
         await writer.commit()
+        self._database.tip = tip
 
     async def _failed(self, batch: _Batch, error: Exception) -> None:
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF
@@ -414,6 +427,7 @@ class _Fold:
 
 
 def _inserted(row: CallRow) -> tuple[Any, ...]:
+    """In the order of ``CALL_FIXED + CALL_ENDING``."""
     return (
         row.no,
         row.call_id,
@@ -427,8 +441,6 @@ def _inserted(row: CallRow) -> tuple[Any, ...]:
         row.currency,
         row.amount_minor,
         row.replay_of,
-        row.policy_check_result,
-        _without_keys(row.reason),
         _without_keys(row.idempotency_key),
         row.request_digest,
         row.replay_digest,
@@ -437,9 +449,19 @@ def _inserted(row: CallRow) -> tuple[Any, ...]:
         _without_keys(row.metadata),
         row.usage_after_nano,
         row.upstream,
+        row.amount_nano,
+        *_ending(row),
+    )
+
+
+def _ending(row: CallRow) -> tuple[Any, ...]:
+    """In the order of ``CALL_ENDING``."""
+    return (
+        row.policy_check_result,
         row.outcome,
         row.amount_nano,
         row.status,
+        _without_keys(row.reason),
         row.vendor_request_id,
         row.latency_us,
         row.upstream_us,
@@ -452,18 +474,3 @@ def _without_keys(text: str | None) -> str | None:
     if text is None or PREFIX not in text:
         return text
     return _VAULT_KEY.sub(f"{PREFIX}***", text)
-
-
-def _ended(row: CallRow) -> tuple[Any, ...]:
-    return (
-        row.policy_check_result,
-        row.outcome,
-        row.amount_nano,
-        row.status,
-        row.reason,
-        row.vendor_request_id,
-        row.latency_us,
-        row.upstream_us,
-        row.folded,
-        row.no,
-    )

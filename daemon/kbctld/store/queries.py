@@ -39,6 +39,7 @@ class CallFilter:
     Attributes:
         key_nos: keys to look at, already chosen by tenant and label.
         before_no: only calls older than this number: the cursor of a page.
+        after_no: only calls newer than this number, likewise.
     """
 
     key_nos: frozenset[int] | None = None
@@ -49,13 +50,8 @@ class CallFilter:
     from_ns: int | None = None
     to_ns: int | None = None
     before_no: int | None = None
+    after_no: int | None = None
     limit: int = 100
-
-
-async def mark_pending_unknown(writer: aiosqlite.Connection) -> None:
-    """After a restart a call that had not ended may have reached the vendor: nobody knows."""
-    await writer.execute(f"UPDATE call SET outcome = 'unknown' WHERE {_OPEN} AND outcome = 'pending'")  # noqa: S608
-    await writer.commit()
 
 
 # --- keys -------------------------------------------------------------------------------------------------
@@ -441,8 +437,7 @@ async def calls_named(reader: aiosqlite.Connection, beginning: str) -> list[wire
     return exact or found
 
 
-async def calls(reader: aiosqlite.Connection, wanted: CallFilter) -> tuple[list[wire.Call], int | None]:
-    """One page of calls, newest first, and the cursor of the next page."""
+def _call_conditions(wanted: CallFilter) -> tuple[str, list[Any]]:
     conditions, values = ["1"], list[Any]()
     if wanted.key_nos is not None:
         # A long list as a JSON array: the number of bound values is limited.
@@ -461,18 +456,40 @@ async def calls(reader: aiosqlite.Connection, wanted: CallFilter) -> tuple[list[
         (wanted.from_ns, "c.ts_ns >= ?"),
         (wanted.to_ns, "c.ts_ns < ?"),
         (wanted.before_no, "c.no < ?"),
+        (wanted.after_no, "c.no > ?"),
     ):
         if bound is not None:
             conditions.append(condition)
             values.append(bound)
+    return " AND ".join(conditions), values
+
+
+async def calls(reader: aiosqlite.Connection, wanted: CallFilter) -> tuple[list[wire.Call], int | None]:
+    """One page of calls, newest first, and the cursor of the next page."""
+    conditions, values = _call_conditions(wanted)
     sql = (
         f"SELECT {_CALL_COLUMNS} FROM call AS c LEFT JOIN vault_key AS k ON k.no = c.key_no"  # noqa: S608
-        f" WHERE {' AND '.join(conditions)} ORDER BY c.no DESC LIMIT ?"
+        f" WHERE {conditions} ORDER BY c.no DESC LIMIT ?"
     )
     async with reader.execute(sql, (*values, wanted.limit + 1)) as cursor:
         rows = [tuple(row) async for row in cursor]
     more = rows[wanted.limit - 1][0] if len(rows) > wanted.limit else None
     return [_call(row) for row in rows[: wanted.limit]], more
+
+
+def exported(
+    connection: sqlite3.Connection, wanted: CallFilter
+) -> list[tuple[int, wire.Call, int | None, bytes | None]]:
+    """One page of calls, oldest first: number, call, and the event that says how it ended, with its link."""
+    conditions, values = _call_conditions(wanted)
+    sql = (
+        f"SELECT {_CALL_COLUMNS}, e.no, e.link FROM call AS c"  # noqa: S608
+        " LEFT JOIN vault_key AS k ON k.no = c.key_no"
+        " LEFT JOIN chain AS e ON e.no = coalesce(c.settled_no, c.chained_no)"
+        f" WHERE {conditions} ORDER BY c.no LIMIT ?"
+    )
+    rows = connection.execute(sql, (*values, wanted.limit)).fetchall()
+    return [(row[0], _call(row), row[-2], row[-1]) for row in rows]
 
 
 def _call(row: tuple[Any, ...]) -> wire.Call:
