@@ -10,7 +10,7 @@ _kbctl() {
     fi
     for ((at = 1; at < COMP_CWORD; at++)); do
         case "$command ${COMP_WORDS[at]}" in
-            "kbctl up"|"kbctl down"|"kbctl status"|"kbctl logs"|"kbctl issue"|"kbctl keys"|"kbctl show"|"kbctl pause"|"kbctl resume"|"kbctl revoke"|"kbctl run"|"kbctl env"|"kbctl audit"|"kbctl explain"|"kbctl resolve"|"kbctl spend"|"kbctl changes"|"kbctl sql"|"kbctl demo"|"kbctl completion"|"kbctl credential"|"kbctl credential set"|"kbctl credential list"|"kbctl credential remove"|"kbctl policy"|"kbctl policy set"|"kbctl policy apply"|"kbctl policy list"|"kbctl policy show"|"kbctl policy remove"|"kbctl tenant"|"kbctl tenant set"|"kbctl tenant list"|"kbctl tenant show"|"kbctl vendor"|"kbctl vendor list"|"kbctl vendor show"|"kbctl vendor prices"|"kbctl vendor check"|"kbctl token"|"kbctl token create"|"kbctl token list"|"kbctl token revoke") command+=" ${COMP_WORDS[at]}" ;;
+            "kbctl up"|"kbctl down"|"kbctl status"|"kbctl logs"|"kbctl issue"|"kbctl keys"|"kbctl show"|"kbctl pause"|"kbctl resume"|"kbctl revoke"|"kbctl run"|"kbctl env"|"kbctl explain"|"kbctl resolve"|"kbctl spend"|"kbctl changes"|"kbctl sql"|"kbctl prune"|"kbctl demo"|"kbctl completion"|"kbctl credential"|"kbctl credential set"|"kbctl credential list"|"kbctl credential remove"|"kbctl policy"|"kbctl policy set"|"kbctl policy apply"|"kbctl policy list"|"kbctl policy show"|"kbctl policy remove"|"kbctl tenant"|"kbctl tenant set"|"kbctl tenant list"|"kbctl tenant show"|"kbctl audit"|"kbctl audit verify"|"kbctl audit checkpoint"|"kbctl audit export"|"kbctl vendor"|"kbctl vendor list"|"kbctl vendor show"|"kbctl vendor prices"|"kbctl vendor check"|"kbctl token"|"kbctl token create"|"kbctl token list"|"kbctl token revoke") command+=" ${COMP_WORDS[at]}" ;;
         esac
     done
     case "$command $prev" in
@@ -86,8 +86,6 @@ _kbctl() {
             COMPREPLY=($(compgen -W "sh fish dotenv json" -- "$cur")); return ;;
         "kbctl env --tenant"|"kbctl env --vendor"|"kbctl env --allow"|"kbctl env --deny"|"kbctl env --param"|"kbctl env --policy"|"kbctl env --parent"|"kbctl env --label"|"kbctl env --meta"|"kbctl env --credential")
             return ;;
-        "kbctl audit --label"|"kbctl audit --tenant"|"kbctl audit --key"|"kbctl audit --vendor"|"kbctl audit --since"|"kbctl audit --from"|"kbctl audit --to"|"kbctl audit --limit")
-            return ;;
         "kbctl resolve --spent"|"kbctl resolve --note")
             return ;;
         "kbctl spend --by")
@@ -95,6 +93,8 @@ _kbctl() {
         "kbctl spend --since"|"kbctl spend --from"|"kbctl spend --to")
             return ;;
         "kbctl changes --subject"|"kbctl changes --since"|"kbctl changes --from"|"kbctl changes --to"|"kbctl changes --limit")
+            return ;;
+        "kbctl prune --before")
             return ;;
         "kbctl credential set --vendor"|"kbctl credential set --field")
             return ;;
@@ -128,6 +128,15 @@ _kbctl() {
             COMPREPLY=($(compgen -W "none" -- "$cur")); return ;;
         "kbctl tenant set --rate")
             COMPREPLY=($(compgen -W "none" -- "$cur")); return ;;
+        "kbctl audit --label"|"kbctl audit --tenant"|"kbctl audit --key"|"kbctl audit --vendor"|"kbctl audit --since"|"kbctl audit --from"|"kbctl audit --to"|"kbctl audit --limit")
+            return ;;
+        "kbctl audit verify --since"|"kbctl audit verify --key")
+            return ;;
+        "kbctl audit export --format")
+            COMPREPLY=($(compgen -W "jsonl csv" -- "$cur")); return ;;
+        "kbctl audit export --output"|"kbctl audit export -o") COMPREPLY=($(compgen -f -- "$cur")); return ;;
+        "kbctl audit export --label"|"kbctl audit export --tenant"|"kbctl audit export --key"|"kbctl audit export --vendor"|"kbctl audit export --since"|"kbctl audit export --from"|"kbctl audit export --to")
+            return ;;
         "kbctl vendor prices --model")
             return ;;
         "kbctl token create --scope")
@@ -140,7 +149,7 @@ _kbctl() {
     case "$command" in
         "kbctl")
             options="--version --help -h"
-            words="up down status logs issue keys show pause resume revoke run env audit explain resolve spend changes sql demo completion credential policy tenant vendor token" ;;
+            words="up down status logs issue keys show pause resume revoke run env explain resolve spend changes sql prune demo completion credential policy tenant audit vendor token" ;;
         "kbctl up")
             options="--sandbox --port --upstream --foreground --accept-rollback --passphrase-stdin --json --help -h"
             words="" ;;
@@ -177,9 +186,6 @@ _kbctl() {
         "kbctl env")
             options="--tenant --cap --total-cap --call-cap --vendor --allow --deny --param --requests --rate --loop --on-loop --duplicates --ttl --policy --override --parent --label --meta --stamp --credential --issue --format --help -h"
             words="" ;;
-        "kbctl audit")
-            options="--label --tenant --key --vendor --denied --unknown --duplicates --since --from --to --limit --follow -f --json --jsonl --csv --help -h"
-            words="" ;;
         "kbctl explain")
             options="--json --help -h"
             words="" ;;
@@ -194,6 +200,9 @@ _kbctl() {
             words="" ;;
         "kbctl sql")
             options="--json --jsonl --csv --help -h"
+            words="" ;;
+        "kbctl prune")
+            options="--before --dry-run --yes -y --json --help -h"
             words="" ;;
         "kbctl demo")
             options="--json --help -h"
@@ -242,6 +251,18 @@ _kbctl() {
             words="" ;;
         "kbctl tenant show")
             options="--json --help -h"
+            words="" ;;
+        "kbctl audit")
+            options="--label --tenant --key --vendor --denied --unknown --duplicates --since --from --to --limit --follow -f --json --jsonl --csv --help -h"
+            words="verify checkpoint export" ;;
+        "kbctl audit verify")
+            options="--since --incremental --key --json --help -h"
+            words="" files=1 ;;
+        "kbctl audit checkpoint")
+            options="--json --help -h"
+            words="" ;;
+        "kbctl audit export")
+            options="--format --output -o --label --tenant --key --vendor --denied --unknown --duplicates --since --from --to --help -h"
             words="" ;;
         "kbctl vendor")
             options="--help -h"

@@ -234,6 +234,36 @@ def audit(wanted: AuditFilter) -> Call[list[wire.Call]]:
     return Call("GET", "/audit", list[wire.Call], query=query)
 
 
+def checkpoint() -> Call[wire.AuditCheckpoint]:
+    return Call("GET", "/audit/checkpoint", wire.AuditCheckpoint)
+
+
+def verify(since: str | None, *, incremental: bool) -> Call[wire.VerifyStep]:
+    query = _given(since=since, incremental="true" if incremental else None)
+    return Call("GET", "/audit/verify", wire.VerifyStep, query=query)
+
+
+def export(form: str, wanted: AuditFilter) -> Call[bytes]:
+    query = _given(
+        format=form,
+        label_contains=wanted.label_contains,
+        tenant=wanted.tenant,
+        key=wanted.key,
+        vendor=wanted.vendor,
+        denied="true" if wanted.denied else None,
+        unknown="true" if wanted.unknown else None,
+        duplicates="true" if wanted.duplicates else None,
+        start=wanted.start,
+        to=wanted.end,
+    )
+    return Call("GET", "/audit/export", bytes, query=query)
+
+
+def prune(before: str, *, dry_run: bool) -> Call[wire.PruneStep]:
+    body = wire.PruneRequest(before=before, dry_run=dry_run or None)
+    return Call("POST", "/audit/prune", wire.PruneStep, body=body)
+
+
 def changes(
     subject: str | None, start: str | None, end: str | None, limit: int | None
 ) -> Call[list[wire.Change]]:
@@ -449,6 +479,33 @@ def _unreadable(error: Exception) -> KbctlError:
         "kbctl down && kbctl up",
         Exit.INTERNAL,
     )
+
+
+def cut_off() -> KbctlError:
+    """An answer in pieces that ended before its end."""
+    return KbctlError(
+        "answer_cut",
+        "the daemon's answer broke off, so nothing can be said of it",
+        "kbctl logs",
+        Exit.INTERNAL,
+    )
+
+
+def pruned(step: wire.PruneStep) -> wire.Pruned | None:
+    """What was pruned, once it was.
+
+    Raises:
+        KbctlError: it could not be.
+    """
+    if step.error is not None:
+        broken = step.error.code == "audit_broken"
+        raise KbctlError(
+            step.error.code,
+            step.error.message,
+            step.error.remedy,
+            Exit.INTEGRITY if broken else Exit.REFUSED,
+        )
+    return step.pruned
 
 
 def page(answer: httpx.Response, left: int | None) -> tuple[bytes, int]:

@@ -11,7 +11,8 @@ socket that another user of this machine could have put there, or in plain text 
     # revoked, however the block ended
 """
 
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator, Mapping
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
@@ -313,6 +314,49 @@ class Client:
         wanted = wanted or AuditFilter()
         return self._bodies(calls.audit(wanted), wanted.limit)
 
+    def checkpoint(self) -> wire.AuditCheckpoint:
+        """How far the audit has come, signed: a line to keep somewhere else."""
+        return self._ask(calls.checkpoint())
+
+    def verify_audit(
+        self,
+        *,
+        since: str | None = None,
+        incremental: bool = False,
+        step: Callable[[wire.VerifyStep], None] | None = None,
+    ) -> wire.Verdict:
+        """Whether every row of the audit still says what was recorded.
+
+        Args:
+            since: a checkpoint: only what came after it, and that it is really there.
+            incremental: only what came since it was last found good.
+            step: told now and then how far it is.
+        """
+        for line in self._lines(calls.verify(since, incremental=incremental)):
+            found = calls.decode(line, wire.VerifyStep)
+            if found.verdict is not None:
+                return found.verdict
+            if step is not None:
+                step(found)
+        raise calls.cut_off()
+
+    def export_audit(self, form: str = "jsonl", wanted: AuditFilter | None = None) -> Iterator[bytes]:
+        """The audit as a file, in pieces as they come: ``jsonl`` or ``csv``. Its limit is not looked at."""
+        return self._pieces(calls.export(form, wanted or AuditFilter()))
+
+    def prune(
+        self, before: str, *, dry_run: bool = False, step: Callable[[wire.PruneStep], None] | None = None
+    ) -> wire.Pruned:
+        """Take calls of whole UTC days before a time out of the audit; what stays can still be verified."""
+        for line in self._lines(calls.prune(before, dry_run=dry_run)):
+            found = calls.decode(line, wire.PruneStep)
+            done = calls.pruned(found)
+            if done is not None:
+                return done
+            if step is not None:
+                step(found)
+        raise calls.cut_off()
+
     def changes(
         self,
         *,
@@ -345,6 +389,26 @@ class Client:
             yield body
             left = None if left is None else left - rows
             call = None if left is not None and left <= 0 else calls.next_page(answer, call)
+
+    def _lines(self, call: Call[Any]) -> Iterator[bytes]:
+        """The lines of an answer, each as it comes."""
+        rest = b""
+        for piece in self._pieces(call):
+            *lines, rest = (rest + piece).split(b"\n")
+            yield from lines
+
+    def _pieces(self, call: Call[Any]) -> Iterator[bytes]:
+        self._place.check()
+        try:
+            with self._http.stream(**calls.request(call)) as answer:
+                if not answer.is_success:
+                    answer.read()
+                calls.check_answer(answer, call)
+                yield from answer.iter_bytes()
+        except httpx.RemoteProtocolError:
+            raise calls.cut_off() from None
+        except httpx.HTTPError as error:
+            raise calls.unreachable(self._place.name, error) from None
 
     def _ask(self, call: Call[T]) -> T:
         return calls.read(self._send(call), call)
@@ -583,6 +647,47 @@ class AsyncClient:
         async for body in self._bodies(calls.audit(wanted), wanted.limit):
             yield calls.decode(body, list[wire.Call])
 
+    async def checkpoint(self) -> wire.AuditCheckpoint:
+        """How far the audit has come, signed: a line to keep somewhere else."""
+        return await self._ask(calls.checkpoint())
+
+    async def verify_audit(
+        self,
+        *,
+        since: str | None = None,
+        incremental: bool = False,
+        step: Callable[[wire.VerifyStep], None] | None = None,
+    ) -> wire.Verdict:
+        """Whether every row of the audit still says what was recorded; as ``Client.verify_audit``."""
+        async with aclosing(self._lines(calls.verify(since, incremental=incremental))) as lines:
+            async for line in lines:
+                found = calls.decode(line, wire.VerifyStep)
+                if found.verdict is not None:
+                    return found.verdict
+                if step is not None:
+                    step(found)
+        raise calls.cut_off()
+
+    def export_audit(
+        self, form: str = "jsonl", wanted: AuditFilter | None = None
+    ) -> AsyncGenerator[bytes, None]:
+        """The audit as a file, in pieces as they come: ``jsonl`` or ``csv``. Its limit is not looked at."""
+        return self._pieces(calls.export(form, wanted or AuditFilter()))
+
+    async def prune(
+        self, before: str, *, dry_run: bool = False, step: Callable[[wire.PruneStep], None] | None = None
+    ) -> wire.Pruned:
+        """Take calls of whole UTC days before a time out of the audit; as ``Client.prune``."""
+        async with aclosing(self._lines(calls.prune(before, dry_run=dry_run))) as lines:
+            async for line in lines:
+                found = calls.decode(line, wire.PruneStep)
+                done = calls.pruned(found)
+                if done is not None:
+                    return done
+                if step is not None:
+                    step(found)
+        raise calls.cut_off()
+
     async def changes(
         self,
         *,
@@ -604,6 +709,29 @@ class AsyncClient:
             yield body
             left = None if left is None else left - rows
             call = None if left is not None and left <= 0 else calls.next_page(answer, call)
+
+    async def _lines(self, call: Call[Any]) -> AsyncGenerator[bytes, None]:
+        """The lines of an answer, each as it comes."""
+        rest = b""
+        async with aclosing(self._pieces(call)) as pieces:
+            async for piece in pieces:
+                *lines, rest = (rest + piece).split(b"\n")
+                for line in lines:
+                    yield line
+
+    async def _pieces(self, call: Call[Any]) -> AsyncGenerator[bytes, None]:
+        self._place.check()
+        try:
+            async with self._http.stream(**calls.request(call)) as answer:
+                if not answer.is_success:
+                    await answer.aread()
+                calls.check_answer(answer, call)
+                async for piece in answer.aiter_bytes():
+                    yield piece
+        except httpx.RemoteProtocolError:
+            raise calls.cut_off() from None
+        except httpx.HTTPError as error:
+            raise calls.unreachable(self._place.name, error) from None
 
     async def _ask(self, call: Call[T]) -> T:
         return calls.read(await self._send(call), call)

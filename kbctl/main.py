@@ -16,7 +16,19 @@ import typer
 from typer.core import TyperGroup
 
 from kbctl import __version__
-from kbctl.commands import audit, completion, credential, daemon, demo, key, policy, report, tenant, token
+from kbctl.commands import (
+    audit,
+    completion,
+    credential,
+    daemon,
+    demo,
+    key,
+    policy,
+    prune,
+    report,
+    tenant,
+    token,
+)
 from kbctl.commands import run as running
 from kbctl.errors import Exit, KbctlError
 from kbctl.neutral import neutral
@@ -103,7 +115,20 @@ def _root(
         typer.echo(context.get_help())
 
 
-for _noun in (daemon, credential, key, running, policy, tenant, audit, report, token, demo, completion):
+for _noun in (
+    daemon,
+    credential,
+    key,
+    running,
+    policy,
+    tenant,
+    audit,
+    report,
+    prune,
+    token,
+    demo,
+    completion,
+):
     _noun.register(app)
 
 

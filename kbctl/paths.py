@@ -50,6 +50,10 @@ class Home:
         """Beside the database, never inside it: it remembers how far the database had come."""
         return self.state(sandbox=sandbox) / "kbctl.anchor"
 
+    def checkpoints(self, *, sandbox: bool = False) -> Path:
+        """The signed checkpoints of the audit, one a line; worth more as copies elsewhere."""
+        return self.state(sandbox=sandbox) / "kbctl.checkpoints"
+
     @property
     def socket(self) -> Path:
         """The UNIX socket: in the home, or under the temp folder when the home's path is too long for one."""

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 from rich import box
@@ -27,6 +27,9 @@ from rich.tree import Tree
 
 from kbctl import wire
 from kbctl.neutral import neutral, neutral_json
+
+if TYPE_CHECKING:
+    from kbctl.export import FileVerdict
 
 _GAP: Final = 2
 _BAR_CELLS = 12
@@ -285,6 +288,34 @@ def spinner(text: str, *, after_s: float = 1.0) -> Iterator[Callable[[], None]]:
             wheel.stop()
 
 
+@contextmanager
+def progress(text: str, unit: str, *, after_s: float = 0.5) -> Iterator[Callable[..., None]]:
+    """Gives a function of ``(done, of)`` and a new text: a bar, on a terminal, once that takes long."""
+    console = _console(stderr=True)
+    if not console.is_terminal:
+        yield lambda *_: None
+        return
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn  # slow, and seldom needed
+
+    began = datetime.now(UTC)
+    with Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed:,.0f} of {task.total:,.0f} " + unit),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=False,
+    ) as bar:
+        task = bar.add_task(text, total=None, visible=False)
+
+        def turn(done: int, of: int, stage: str = text) -> None:
+            late = (datetime.now(UTC) - began).total_seconds() >= after_s
+            bar.update(task, completed=done, total=of, description=stage, visible=late)
+
+        yield turn
+
+
 def _table(columns: Sequence[_Column], rows: Sequence[Sequence[Cell]]) -> None:
     console = _console()
     texts = [[_text(cell) for cell in row] for row in rows]
@@ -449,6 +480,7 @@ def daemon_status(status: wire.Status) -> None:
             f"{usd(status.unknown_usd)} held: kbctl audit --unknown"
         )
         rows.append(("unknown", _styled(unknown, _YELLOW)))
+    rows.append(("audit key", status.audit_key or _styled("not read yet", _YELLOW)))
     rows += [("note", _styled(notice, _YELLOW)) for notice in status.notices]
     _facts(rows)
 
@@ -1099,6 +1131,77 @@ _AUDIT_COLUMNS = (
     _Column("RESULT"),
     _Column("REASON", fold=24, drop=3),
 )
+
+
+def audit_verdict(found: wire.Verdict) -> None:
+    """How the audit was found."""
+    if found.finding is not None:
+        _say(_styled("the audit is broken: ", f"{_BOLD} {_RED}"), neutral(found.finding.sentence))
+        rows: list[tuple[str, Cell]] = [("what", found.finding.what)]
+        if found.finding.call_id:
+            rows.append(("call", found.finding.call_id))
+        rows.append(("good until", f"{_plural(found.calls, 'call')}, {_plural(found.events, 'event')}"))
+        _facts(rows)
+        return
+    since = f" since event {found.since_event:,}" if found.since_event else ""
+    _say(
+        _styled("the audit is whole", f"{_BOLD} {_GREEN}"),
+        f": {_plural(found.calls, 'call')}, {_plural(found.events, 'event')}{since}; {found.seconds:.1f} s",
+    )
+    rows = []
+    if found.pruned_events:
+        rows.append(("pruned", _plural(found.pruned_events, "event")))
+    rows += [("agrees with", f"the checkpoint of {each}") for each in found.agrees_with]
+    if found.public_key:
+        rows.append(("audit key", found.public_key))
+    if found.checkpoint:
+        rows.append(("checkpoint", found.checkpoint))
+    else:
+        rows.append(("checkpoint", _styled("none: the signing key can't be read now", _YELLOW)))
+    _facts(rows)
+
+
+def file_verdict(path: str, found: "FileVerdict") -> None:
+    """How an exported file was found."""
+    if found.finding is not None:
+        _say(
+            _styled(f"{neutral(path)} is not what was exported: ", f"{_BOLD} {_RED}"), neutral(found.finding)
+        )
+        return
+    what = "every call of the audit" if found.whole else "a part of the audit"
+    _say(
+        _styled(f"{neutral(path)} is what was exported", f"{_BOLD} {_GREEN}"),
+        f": {_plural(found.rows, 'call')}, {what}",
+    )
+    rows: list[tuple[str, Cell]] = []
+    if found.filter:
+        rows.append(("filter", neutral(", ".join(f"{name}={value}" for name, value in found.filter.items()))))
+        rows.append(("verified", "every line and the signature; that no call of the filter is missing says"))
+        rows.append(("", "the daemon that signed it"))
+    if found.checkpoint is not None:
+        rows.append(("as of", found.checkpoint.when))
+    rows.append(("signed by", found.public_key or ""))
+    _facts(rows)
+
+
+def checkpoint(made: wire.AuditCheckpoint) -> None:
+    """The line; on a terminal, what it is good for too."""
+    say(made.checkpoint)
+    note(f"call {made.calls:,}; keep this line where this machine can't change it, and with it the audit key")
+    note(made.public_key)
+
+
+def pruned(found: wire.Pruned) -> None:
+    """What was taken away, or would be."""
+    day = found.before[:10]
+    if not found.calls:
+        say(f"there is nothing to prune before {day}")
+    else:
+        verb = "would be pruned" if found.dry_run else "pruned"
+        since = f", the oldest of {found.first[:10]}" if found.first else ""
+        say(f"{_plural(found.calls, 'call')} before {day} {verb}{since}")
+    if found.kept:
+        note(f"{_plural(found.kept, 'call')} as old stay: open holds, and what was settled since")
 
 
 def audit(calls: Sequence[wire.Call]) -> None:

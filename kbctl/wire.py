@@ -619,6 +619,85 @@ class ResolveRequest(Request):
     """How it was found out; kept with the change."""
 
 
+# --- the chain of the audit: GET /audit/verify, /audit/checkpoint, /audit/export, POST /audit/prune ------
+
+
+class Finding(Reply):
+    """What is wrong, and where that begins."""
+
+    what: str
+    """``edited``, ``missing``, ``inserted``, ``out_of_order``, ``cut``, ``replaced``, ``signature`` or
+    ``unreadable``."""
+    sentence: str
+    row: str
+    """``call 17``, ``change 3``; empty where it is not about one row."""
+    call_id: str | None
+    event: int | None
+
+
+class Verdict(Reply):
+    """How a verification ended; good where nothing was found."""
+
+    finding: Finding | None
+    events: int
+    """Looked at. Each call has one when it is recorded and one for each outcome."""
+    calls: int
+    pruned_events: int
+    since_event: int
+    seconds: float
+    agrees_with: list[str]
+    """The times of the checkpoints that the chain was held against."""
+    checkpoint: str | None
+    """How far it was found good, signed; None where it was not, or where there is no key to sign with."""
+    public_key: str | None
+
+
+class VerifyStep(Reply):
+    """One line of the answer; the last one has the verdict."""
+
+    events: int
+    of: int
+    verdict: Verdict | None = None
+
+
+class AuditCheckpoint(Reply):
+    """How far the audit has come: keep the line where this machine can't reach it."""
+
+    checkpoint: str
+    public_key: str
+    events: int
+    calls: int
+
+
+class PruneRequest(Request):
+    before: str
+    """Calls of the UTC days before this time."""
+    dry_run: bool | None = None
+
+
+class Pruned(Reply):
+    """What was taken away, or with ``dry_run`` would be."""
+
+    before: str
+    calls: int
+    kept: int
+    """As old, but still needed: open holds, and what was settled since."""
+    first: str | None
+    """The time of the oldest that goes."""
+    dry_run: bool
+
+
+class PruneStep(Reply):
+    """One line of the answer; the last one says what was done, or what is in the way."""
+
+    stage: str
+    """``verify``, ``prune`` or ``shrink``."""
+    done: int
+    of: int
+    pruned: Pruned | None = None
+    error: ErrorBody | None = None
+
+
 # --- status: GET /status, POST /shutdown ------------------------------------------------------------
 
 
@@ -650,6 +729,8 @@ class Status(Reply):
     """Held for calls whose outcome nobody knows yet."""
     notices: list[str]
     """What the person should know: first-use choices, insecure upstreams, stale rates."""
+    audit_key: str | None = None
+    """The public half of the key that signs checkpoints of the audit; None until it could be read."""
 
 
 class ShutdownReply(Reply):

@@ -30,6 +30,7 @@ from kbctl import wire
 from kbctl.errors import Exit, KbctlError
 from kbctl.paths import Home
 from kbctld import __version__, sandbox
+from kbctld.checkpoints import Checkpoints
 from kbctld.config import (
     Config,
     read_config,
@@ -40,6 +41,7 @@ from kbctld.config import (
     read_vendor_rates,
     read_vendors,
 )
+from kbctld.control.audits import Audits
 from kbctld.control.calls import CallHandlers
 from kbctld.control.door import Door
 from kbctld.control.handlers import Handlers, credential_view
@@ -161,6 +163,7 @@ class App:
         self._database: Database | None = None
         self._vault: Vault | None = None
         self._credentials: Credentials | None = None
+        self._checkpoints: Checkpoints | None = None
         self._plane: Plane | None = None
         self._servers: list[Server] = []
         self._pools: dict[str, Pool] = {}
@@ -190,6 +193,7 @@ class App:
         if not options.sandbox:
             reader = self._database.reader
             await credentials.load(await queries.credentials(reader), await queries.last_versions(reader))
+        self._checkpoints = self._begin_checkpoints(store, self._database, vault)
         await self._route(overridden, credentials)
         limits = self.config.server_limits()
         listeners = await self._bind_proxy()
@@ -254,6 +258,19 @@ class App:
             kind, self._state, namespace=_namespace(self._home), passphrase=self.options.passphrase
         )
 
+    def _begin_checkpoints(self, store: SecretStore, database: Database, vault: Vault) -> Checkpoints:
+        """In the background: a keyring that is slow to answer must not hold up the start."""
+
+        def made(key: str) -> None:
+            vault.journal.note([changes.noted(vault.now_ns(), "kbctl", "audit.key", key, {})])
+
+        path = self._home.checkpoints(sandbox=self.options.sandbox)
+        checkpoints = Checkpoints(store, database, path, made)
+        if self.options.sandbox or self.options.accept_rollback or database.created:
+            checkpoints.set_aside()
+        checkpoints.begin()
+        return checkpoints
+
     async def _route(self, overridden: dict[str, str], credentials: Credentials) -> None:
         """Where each vendor's calls go: its own origin, or the mock or pretend vendor of this run."""
         if self.options.sandbox:
@@ -308,7 +325,8 @@ class App:
         self, vault: Vault, credentials: Credentials, keys: KeyHandlers, tokens: Tokens
     ) -> Routes:
         """The operator API, the same on the socket and, with a token, on the proxy's port."""
-        assert self._plane is not None  # noqa: S101 - made before
+        checkpoints = self._checkpoints
+        assert self._plane is not None and checkpoints is not None  # noqa: S101, PT018 - made before
         handlers = Handlers(
             vault=vault,
             credentials=credentials,
@@ -321,6 +339,7 @@ class App:
         routes = Routes(
             [
                 *handlers.routes(),
+                *Audits(vault, checkpoints, keys).routes(),
                 *keys.routes(),
                 *CallHandlers(vault, keys).routes(),
                 *TierHandlers(vault).routes(),
@@ -425,6 +444,7 @@ class App:
             in_flight=self._in_flight(),
             unknown_calls=unknown_calls,
             unknown_usd=usd_from_nano(unknown_nano),
+            audit_key=None if self._checkpoints is None else self._checkpoints.key,
             notices=[*self._notices, *filter(None, [vault.clock_notice])],
         )
 
@@ -465,6 +485,8 @@ class App:
             await self._vault.close()
         elif self._database is not None:
             await self._database.close()
+        if self._checkpoints is not None:
+            await self._checkpoints.close()  # of all that was written
         if self._pretend_server is not None:
             await self._pretend_server.close()
         if self._socket_made:

@@ -888,9 +888,9 @@ class Vault:
             self.journal.spend(scope.name, call.day, delta)
         self.spent_nano += delta
         said = {"from_usd": usd_from_nano(call.nano), "to_usd": usd_from_nano(nano)}
+        self.journal.correct(call.call_id, nano)
         self.journal.note(
             [
-                later.corrected(call.call_id, nano),
                 later.ended(call.call_id, now_ns),
                 changes.noted(now_ns, "kbctl", "call.correct", call.call_id, said),
             ]

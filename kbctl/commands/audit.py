@@ -1,9 +1,11 @@
-"""``audit``, ``explain``, ``resolve``: every attempt has a row, and every row an end."""
+"""``audit``, ``explain``, ``resolve``: every attempt has a row, every row an end; all can be handed over."""
 
+import os
 import sys
 import time
 from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -11,6 +13,7 @@ import typer
 from kbctl.commands import options, values
 from kbctl.commands.command import Command
 from kbctl.commands.key import one_format
+from kbctl.errors import Exit, KbctlError
 
 if TYPE_CHECKING:
     from kbctl.client import AuditFilter, Client
@@ -19,24 +22,38 @@ _FOLLOW_POLL_S = 0.5
 
 
 def register(app: typer.Typer) -> None:
-    """Add this command."""
-    for command in (audit, explain, resolve):
+    """Add these commands."""
+    noun = typer.Typer(rich_markup_mode=None, invoke_without_command=True)
+    noun.callback(options_metavar="[options]", subcommand_metavar="[COMMAND ...]")(audit)
+    noun.command("verify", cls=Command)(verify)
+    noun.command("checkpoint", cls=Command)(checkpoint)
+    noun.command("export", cls=Command)(export)
+    app.add_typer(noun, name="audit")
+    for command in (explain, resolve):
         app.command(cls=Command)(command)
 
 
+_Label = Annotated[str | None, typer.Option(metavar="L", help="Only with this label segment.")]
+_Tenant = Annotated[str | None, typer.Option(metavar="T", help="Only this tenant's.")]
+_Key = Annotated[str | None, typer.Option(metavar="KEY", help="Only this key's.")]
+_Vendor = Annotated[str | None, typer.Option(metavar="V", help="Only to this vendor.")]
+_Denied = Annotated[bool, typer.Option("--denied", help="Only what was refused.")]
+_Unknown = Annotated[bool, typer.Option("--unknown", help="Only what has no known outcome.")]
+_Duplicates = Annotated[bool, typer.Option("--duplicates", help="Only suspected duplicates.")]
+
+
 def audit(
-    label: Annotated[str | None, typer.Option(metavar="L", help="Only with this label segment.")] = None,
-    tenant: Annotated[str | None, typer.Option(metavar="T", help="Only this tenant's.")] = None,
-    key: Annotated[str | None, typer.Option(metavar="KEY", help="Only this key's.")] = None,
-    vendor: Annotated[str | None, typer.Option(metavar="V", help="Only to this vendor.")] = None,
-    denied: Annotated[bool, typer.Option("--denied", help="Only what was refused.")] = False,
-    unknown: Annotated[bool, typer.Option("--unknown", help="Only what has no known outcome.")] = False,
-    duplicates: Annotated[bool, typer.Option("--duplicates", help="Only suspected duplicates.")] = False,
-    since: Annotated[str | None, typer.Option(metavar="1h", help="How far back: 30m, 2h, 7d.")] = None,
-    start: Annotated[
-        str | None, typer.Option("--from", metavar="TIME", help="Only from then on (UTC).")
-    ] = None,
-    end: Annotated[str | None, typer.Option("--to", metavar="TIME", help="Only before then (UTC).")] = None,
+    context: typer.Context,
+    label: _Label = None,
+    tenant: _Tenant = None,
+    key: _Key = None,
+    vendor: _Vendor = None,
+    denied: _Denied = False,
+    unknown: _Unknown = False,
+    duplicates: _Duplicates = False,
+    since: options.Since = None,
+    start: options.Start = None,
+    end: options.End = None,
     limit: Annotated[int, typer.Option(metavar="N", help="How many, newest first; 0 for all.")] = 50,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with new rows until Ctrl-C.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON array.")] = False,
@@ -50,7 +67,11 @@ def audit(
       kbctl audit --label tenant:acme --since 1h
       kbctl audit --denied --limit 0 --jsonl
       kbctl audit --follow
+      kbctl audit verify
     """
+    if context.invoked_subcommand is not None:
+        _nothing_before(context)
+        return
     from kbctl import render, wire
     from kbctl.client import AuditFilter, Client
 
@@ -165,3 +186,205 @@ def resolve(
             render.json_document(client.body)
         else:
             render.explained(found)
+
+
+def _nothing_before(context: typer.Context) -> None:
+    """``audit --tenant acme export`` would export everything: what is said goes behind the command."""
+    given = [name for name in context.params if context.get_parameter_source(name).name == "COMMANDLINE"]  # type: ignore[union-attr]
+    if given:
+        command = f"kbctl audit {context.invoked_subcommand}"
+        raise values.bad_value(f"options go behind {command}, not in front of it", f"{command} --help")
+
+
+def verify(
+    file: Annotated[
+        str | None, typer.Argument(metavar="FILE", help="An exported file, which needs no daemon.")
+    ] = None,
+    since: Annotated[
+        str | None,
+        typer.Option(metavar="CHECKPOINT", help="Only behind a checkpoint, or a file's last one."),
+    ] = None,
+    incremental: Annotated[
+        bool, typer.Option("--incremental", help="Only what came since it was last verified.")
+    ] = False,
+    public_key: Annotated[
+        str | None, typer.Option("--key", metavar="PUBLIC", help="Whose signature it must have.")
+    ] = None,
+    json: options.Json = False,
+) -> None:
+    """Verify that every row still says what was recorded.
+
+    Names the first row that does not, with exit status 5. With a FILE it
+    verifies that alone.
+
+    \b
+    Example:
+      kbctl audit verify
+      kbctl audit verify --since checkpoints.txt
+      kbctl audit verify audit.jsonl --key PUBLIC
+    """
+    if file is not None:
+        if since is not None or incremental:
+            raise values.bad_value(
+                "--since and --incremental are not for a file", f"kbctl audit verify {file}"
+            )
+        _verify_file(Path(file), public_key, json)
+        return
+    from kbctl import render, wire
+    from kbctl.client import Client
+
+    if since is not None and incremental:
+        raise values.bad_value("--since and --incremental both say where to begin", "--incremental")
+    line = None if since is None else _checkpoint_of(since)
+    with Client() as client, render.progress("verifying", "events") as bar:
+        verdict = client.verify_audit(
+            since=line, incremental=incremental, step=lambda step: bar(step.events, step.of)
+        )
+    finding = verdict.finding
+    if finding is None and public_key is not None and verdict.public_key != public_key:
+        raise KbctlError(
+            "audit_key", f"the daemon signs with another key: {verdict.public_key}", "", Exit.INTEGRITY
+        )
+    if json:
+        render.json_document(wire.encode(verdict))
+    else:
+        render.audit_verdict(verdict)
+    if finding is not None:
+        raise typer.Exit(Exit.INTEGRITY)
+
+
+def _verify_file(path: Path, public_key: str | None, json: bool) -> None:
+    import msgspec
+
+    from kbctl import render
+    from kbctl.export import verify_file
+
+    with render.progress("verifying", "bytes") as bar:
+        verdict = verify_file(path, public_key=public_key, step=bar)
+    if json:
+        told = {
+            "finding": verdict.finding,
+            "line": verdict.line,
+            "rows": verdict.rows,
+            "whole": verdict.whole,
+            "filter": verdict.filter,
+            "public_key": verdict.public_key,
+            "checkpoint": verdict.checkpoint.line if verdict.checkpoint else None,
+        }
+        render.json_document(msgspec.json.encode(told))
+    else:
+        render.file_verdict(str(path), verdict)
+    if verdict.finding is not None:
+        raise typer.Exit(Exit.INTEGRITY)
+
+
+def _checkpoint_of(text: str) -> str:
+    """A checkpoint that was typed, or the last one of the file that was named."""
+    from kbctl.checkpoint import BadCheckpointError, read_checkpoint
+
+    example = "kbctl audit verify --since kbctl-checkpoint:1:..."
+    lines = [text]
+    if not text.lstrip().startswith("kbctl-checkpoint:"):
+        try:
+            with Path(text).open("rb") as file:
+                size = file.seek(0, os.SEEK_END)
+                file.seek(max(0, size - 4000))
+                lines = file.read().decode("ascii", "replace").split("\n")
+        except OSError:
+            raise values.bad_value(f"{text[:60]!r} is neither a checkpoint nor a file", example) from None
+    wrong: Exception | None = None
+    for line in reversed(lines):
+        if "kbctl-checkpoint:" in line:
+            try:
+                return read_checkpoint(line[line.index("kbctl-checkpoint:") :]).line
+            except BadCheckpointError as error:
+                wrong = wrong or error
+    raise values.bad_value(str(wrong or "there is no checkpoint in that file"), example)
+
+
+def checkpoint(json: options.Json = False) -> None:
+    """Print a signed line of how far the audit has come.
+
+    Kept elsewhere, it tells whether what was before it was changed or cut off:
+    kbctl audit verify --since.
+
+    \b
+    Example:
+      kbctl audit checkpoint >> /mnt/elsewhere/checkpoints
+    """
+    from kbctl import render
+    from kbctl.client import Client
+
+    with Client() as client:
+        made = client.checkpoint()
+        if json:
+            render.json_document(client.body)
+        else:
+            render.checkpoint(made)
+
+
+def export(
+    form: Annotated[str, typer.Option("--format", metavar="jsonl|csv", help="How.")] = "jsonl",
+    output: Annotated[
+        str | None, typer.Option("--output", "-o", metavar="FILE", help="Where to, instead of stdout.")
+    ] = None,
+    label: _Label = None,
+    tenant: _Tenant = None,
+    key: _Key = None,
+    vendor: _Vendor = None,
+    denied: _Denied = False,
+    unknown: _Unknown = False,
+    duplicates: _Duplicates = False,
+    since: options.Since = None,
+    start: options.Start = None,
+    end: options.End = None,
+) -> None:
+    """Write the audit as a file that verifies alone.
+
+    \b
+    Example:
+      kbctl audit export --format csv -o audit.csv
+      kbctl audit export --tenant acme --from 2026-11-01 -o acme.jsonl
+      kbctl audit verify acme.jsonl
+    """
+    from kbctl.client import AuditFilter, Client
+
+    values.choice("--format", form, ("jsonl", "csv"))
+    began, ended = values.window(since, start, end, datetime.now(UTC))
+    wanted = AuditFilter(
+        label_contains=label,
+        tenant=tenant,
+        key=key,
+        vendor=vendor,
+        denied=denied,
+        unknown=unknown,
+        duplicates=duplicates,
+        start=began,
+        end=ended,
+    )
+    with Client() as client:
+        pieces = client.export_audit(form, wanted)
+        if output is None or output == "-":
+            for piece in pieces:
+                sys.stdout.buffer.write(piece)
+            sys.stdout.buffer.flush()
+            return
+        from kbctl import render
+
+        path = Path(output)
+        beside = path.with_name(f"{path.name}.part")
+        try:
+            # Private, and in place only when it is whole.
+            fd = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
+            with os.fdopen(fd, "wb") as file:
+                for piece in pieces:
+                    file.write(piece)
+            beside.replace(path)
+        except OSError as error:
+            raise KbctlError(
+                "file_unwritable",
+                f"{path} can't be written: {(error.strerror or str(error)).lower()}",
+                f"ls -ld {path.parent}",
+                Exit.REFUSED,
+            ) from None
+        render.note(f"written: {path}; kbctl audit verify {path} verifies it")

@@ -11,10 +11,11 @@ from tests.cli.conftest import Cli
 
 COMMANDS = [
     "up", "down", "status", "logs", "issue", "keys", "show", "pause", "resume", "revoke", "run", "env",
-    "audit", "explain", "resolve", "spend", "changes", "sql", "demo", "completion",
+    "explain", "resolve", "spend", "changes", "sql", "prune", "demo", "completion",
     "credential", "credential set", "credential list", "credential remove",
     "policy", "policy set", "policy apply", "policy list", "policy show", "policy remove",
     "tenant", "tenant set", "tenant list", "tenant show",
+    "audit", "audit verify", "audit checkpoint", "audit export",
     "vendor", "vendor list", "vendor show", "vendor prices", "vendor check",
     "token", "token create", "token list", "token revoke",
 ]  # fmt: skip

@@ -11,6 +11,8 @@ from typing import Any
 
 from kbctl import wire
 from kbctl.errors import Exit, KbctlError
+from kbctld.checkpoints import Checkpoints
+from kbctld.control.audits import Audits
 from kbctld.control.calls import CallHandlers
 from kbctld.control.door import Door
 from kbctld.control.handlers import Handlers
@@ -57,6 +59,7 @@ class Desk:
     tokens: Tokens
     tally: Tally
     sql: Sql
+    checkpoints: Checkpoints
     routes: Routes
     door: Door
     port: int = 0
@@ -151,6 +154,11 @@ async def desk_in(folder: Path, clock: Clock | None = None) -> AsyncIterator[Des
         await credentials.set("stripe", STRIPE, SECRET, vault.now_ns(), "tester")
         tokens, tally, sql = Tokens(vault), Tally(), Sql(vault)
         await tokens.load()
+        database = vault.journal.database
+        checkpoints = Checkpoints(
+            credentials.store, database, folder / "kbctl.checkpoints", lambda _key: None
+        )
+        await checkpoints.load()
         desk: Desk
 
         async def status() -> wire.Status:
@@ -185,6 +193,7 @@ async def desk_in(folder: Path, clock: Clock | None = None) -> AsyncIterator[Des
         openapi = OpenApi(lambda: made, "http://127.0.0.1:4815")
         made = [
             *handlers.routes(),
+            *Audits(vault, checkpoints, keys).routes(),
             *keys.routes(),
             *CallHandlers(vault, keys).routes(),
             *TierHandlers(vault).routes(),
@@ -226,7 +235,7 @@ async def desk_in(folder: Path, clock: Clock | None = None) -> AsyncIterator[Des
             derive=derive,
             now_ns=vault.now_ns,
         )
-        desk = Desk(vault, tokens, tally, sql, routes, door)
+        desk = Desk(vault, tokens, tally, sql, checkpoints, routes, door)
         probes = Routes([*made, *probe(desk)])
 
         async def inside(request: Request) -> None:

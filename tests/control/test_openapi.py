@@ -111,6 +111,7 @@ def test_real_answers_are_as_it_says(folder: Path) -> None:
                 "/vault_keys": {"total_usd_cap": 1},
                 "/vault/revocations": {"tenant": "acme"},
                 "/credentials/{name}": {"secret": SECRET, "vendor": "stripe"},
+                "/audit/prune": {"before": "2020-01-01T00:00:00Z"},
                 "/sql": {"query": "SELECT * FROM calls"},
                 "/tokens": {"scope": "read"},
                 "/vendors/check": {"text": "schema = 2"},

@@ -30,7 +30,6 @@ from kbctld.core.policy import Permit
 from kbctld.http1.server import Request
 from kbctld.proxy.exchange import Plane
 from kbctld.proxy.upstream import Connection, Pool
-from kbctld.store import queries
 from kbctld.store.anchor import Anchor
 from kbctld.store.journal import Journal
 from kbctld.vault import Vault
@@ -147,7 +146,7 @@ def arm(killer: Killer) -> None:
     _around(Vault, "issue", at("issuing"), None)
     _around(Vault, "_record_patiently", at("revoking"), at("revoked"))
     _around(app, "open_database", None, at("opened"))
-    _around(queries, "mark_pending_unknown", None, at("loading"))
+    _around(vault, "mark_pending_unknown", None, at("loading"))
     _around(App, "stop", at("draining"), None)
     _around(Journal, "close", at("closing"), None)
     _around(Reporter, "ready", None, lambda *_args: setattr(killer, "serves", True))

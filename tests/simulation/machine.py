@@ -18,6 +18,7 @@ from typing import Any, cast
 import aiosqlite
 
 from kbctld.store.anchor import Anchor, Height
+from kbctld.store.chain import tip_of
 from kbctld.store.database import APPLICATION_ID, Database
 from tests.support.virtual import VirtualLoop
 
@@ -251,6 +252,7 @@ class Life:
             cast(aiosqlite.Connection, reader),
             cast(Anchor, _Anchor(self)),
             height,
+            tip_of(writer.fresh()),
             False,
         )
 

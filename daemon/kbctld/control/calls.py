@@ -5,13 +5,14 @@ that names a tenant or a label shows nobody else's calls.
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from kbctl import wire
 from kbctl.errors import Exit, KbctlError
+from kbctld.control.call_filter import CALL_QUERY, wanted_calls
 from kbctld.control.keys import KeyHandlers, next_page, unrecorded
-from kbctld.control.parameters import Flag, Moment, Text, Whole
+from kbctld.control.parameters import Whole
 from kbctld.control.routes import Ask, Reply, Route
 from kbctld.control.terms import usage
 from kbctld.core.ledger import Outcome
@@ -42,15 +43,7 @@ class CallHandlers:
                 *("GET", "/audit", self.list, "read", "Calls, newest first"),
                 gives=list[wire.Call],
                 query={
-                    "label_contains": Text("Whole segments of the key's label.", many=True),
-                    "tenant": Text("Calls of this tenant's keys."),
-                    "key": Text("Calls of this key: its id, or a unique beginning of it."),
-                    "vendor": Text("Calls to this vendor."),
-                    "denied": Flag("Only calls that were refused."),
-                    "unknown": Flag("Only calls whose outcome nobody knows yet."),
-                    "duplicates": Flag("Only suspected duplicates, let through or refused."),
-                    "from": Moment("Calls at or after this time."),
-                    "to": Moment("Calls before this time."),
+                    **CALL_QUERY,
                     "limit": Whole("Rows of a page.", 1, queries.LIMIT_MAX, 100),
                     "before": Whole('The cursor of a page: follow `Link: rel="next"`.', 1, 2**62),
                 },
@@ -72,24 +65,9 @@ class CallHandlers:
     async def list(self, ask: Ask) -> Reply:
         await self.vault.journal.barrier()
         reader = self.vault.journal.database.reader
-        tenant, labels = ask.text("tenant"), tuple(ask.query.get("label_contains", ()))
-        chosen: frozenset[int] | None = None
-        if tenant is not None or labels:
-            wanted_keys = queries.KeyFilter(tenant=tenant, labels=labels)
-            chosen = frozenset(await queries.key_numbers(reader, wanted_keys))
-        reference = ask.text("key")
-        if reference is not None:
-            number = frozenset({(await self.keys.named(reference)).no})
-            chosen = number if chosen is None else chosen & number
         before = ask.text("before")
-        wanted = queries.CallFilter(
-            key_nos=chosen,
-            vendor=ask.text("vendor"),
-            denied=ask.text("denied") == "true",
-            unknown=ask.text("unknown") == "true",
-            duplicates=ask.text("duplicates") == "true",
-            from_ns=ask.moment("from"),
-            to_ns=ask.moment("to"),
+        wanted = replace(
+            await wanted_calls(ask, self.vault, self.keys),
             before_no=None if before is None else int(before),
             limit=int(ask.text("limit") or 100),
         )

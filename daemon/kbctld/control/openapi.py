@@ -147,7 +147,7 @@ def _success(route: Route, of: Mapping[str, Any]) -> dict[str, Any]:
     if route.gives is None:
         return {"description": "Done."}
     if route.gives is str:
-        return {"description": "Text.", "content": {"text/plain": {"schema": {"type": "string"}}}}
+        return {"description": "Text.", "content": {route.kind: {"schema": {"type": "string"}}}}
     schema = {"type": "object"} if route.gives is dict else of[repr(route.gives)]
     return {"description": route.summary + ".", "content": {"application/json": {"schema": schema}}}
 

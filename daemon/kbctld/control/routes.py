@@ -5,8 +5,11 @@ gives, and what it does not say is refused before its handler runs; whoever asks
 a byte of the body is read. Who that is decides a ``Gate``: one for the socket, one for TCP.
 """
 
+import logging
 import re
-from collections.abc import Awaitable, Callable, Mapping
+import sqlite3
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from contextlib import aclosing
 from dataclasses import KW_ONLY, dataclass, field
 from typing import Any
 from urllib.parse import parse_qsl, unquote
@@ -17,6 +20,8 @@ from kbctld.control.parameters import Parameter, read_moment
 from kbctld.core.operator_token import Scope, covers
 from kbctld.http1.gate import BadHead, Head
 from kbctld.http1.server import BadBody, Fields, Request
+
+log = logging.getLogger("kbctld.control")
 
 BODY_BYTES_MAX = 1024 * 1024
 
@@ -94,7 +99,8 @@ class Reply:
     """What a handler gives back.
 
     Attributes:
-        message: a struct, or a list of them; bytes and texts go out as they are; None for nothing.
+        message: a struct, or a list of them; bytes and texts go out as they are, and pieces as they come;
+            None for nothing.
         kind: its media type.
     """
 
@@ -115,6 +121,7 @@ class Route:
         scope: what an operator token needs; None where nobody is asked for one.
         takes: the struct of the body; None where there is none.
         gives: the struct of the answer, ``list`` of one, ``str`` for text, ``dict`` for other JSON, or None.
+        kind: the media type of a text.
         status: of a success; 204 where it gives nothing.
         query: what may stand in the query; a name with a final dot takes any name that starts so.
         errors: statuses that only the handler itself gives.
@@ -128,6 +135,7 @@ class Route:
     _: KW_ONLY
     takes: type[wire.Request] | None = None
     gives: Any = None
+    kind: str = "text/plain"
     status: int = 200
     query: Mapping[str, Parameter] = field(default_factory=dict)
     errors: tuple[int, ...] = ()
@@ -238,9 +246,27 @@ async def respond(request: Request, work: Awaitable[tuple[int, Reply]]) -> None:
             request.respond(status, fields, b"")
             return
         fields.append((b"Content-Type", reply.kind))
+        if isinstance(message, AsyncGenerator):
+            await _stream(request, status, fields, message)
+            return
         if isinstance(message, str):
             message = message.encode()
         request.respond(status, fields, message if isinstance(message, bytes) else wire.encode(message))
+
+
+async def _stream(request: Request, status: int, fields: Fields, pieces: AsyncGenerator[bytes, None]) -> None:
+    """Answer in pieces; one that fails on the way is cut, so that it can't be taken for a whole one."""
+    async with aclosing(pieces):
+        request.start(status, fields, None)
+        if request.head is None or request.head.method != "HEAD":
+            try:
+                async for piece in pieces:
+                    await request.send(piece)
+            except (KbctlError, sqlite3.Error) as error:
+                log.warning("an answer was cut off: %s", error)
+                request.cut()
+                return
+        request.end()
 
 
 async def read_body(request: Request, head: Head) -> bytes:

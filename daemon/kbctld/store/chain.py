@@ -21,7 +21,7 @@ What must stay true:
 import hashlib
 import sqlite3
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any, Final
@@ -193,6 +193,13 @@ class Tip:
             connection.execute(INSERT_EVENT, event)
             connection.execute(_FINISH, (*ending, event[0], number))
 
+    def correct(self, connection: sqlite3.Connection, amounts: Mapping[str, int]) -> None:
+        """Put what posted calls really cost, by their ids, in place of what was posted, with their events."""
+        at = CALL_ENDING.index("amount_nano")
+        for call_id, nano in amounts.items():
+            found = connection.execute(_POSTED, (call_id,)).fetchall()
+            self.settle(connection, [(*row[:at], nano, *row[at + 1 :]) for row in found])
+
     def catch_up(self, connection: sqlite3.Connection) -> None:
         """Add the keys and changes that this transaction inserted."""
         events = []
@@ -220,6 +227,7 @@ _INSERT_CALL = (
 )
 _ENDING_OF = f"SELECT settled_no, {named(CALL_ENDING)} FROM call WHERE no = ?"  # noqa: S608
 _FINISH = f"UPDATE call SET {named(f'{name} = ?' for name in CALL_ENDING)}, settled_no = ? WHERE no = ?"  # noqa: S608
+_POSTED = f"SELECT {named(CALL_ENDING)}, no FROM call WHERE call_id = ? AND outcome = 'posted'"  # noqa: S608
 _OVERTAKEN = "UPDATE chain SET was = ? WHERE no = ?"
 _NEW_KEYS = f"SELECT {named(KEY)} FROM vault_key WHERE no > ? ORDER BY no"  # noqa: S608
 _NEW_CHANGES = f"SELECT {named(CHANGE)} FROM change WHERE no > ? ORDER BY no"  # noqa: S608

@@ -28,7 +28,7 @@ from kbctld.store.anchor import Anchor, Height
 T = TypeVar("T")
 
 APPLICATION_ID = 0x6B626374  # "kbct": says whose file it is, in the header that file(1) reads
-_CHAINED = 4  # the schema that brought the chain: what was there before is taken into it
+_CHAINED = 5  # the schema that brought the chain: what was there before is taken into it
 _MIGRATION = re.compile(r"(\d{4})_[a-z_]+\.sql")
 _ACCEPT = "kbctl up --accept-rollback    # unless you can put the right file back; freezes all live keys"
 

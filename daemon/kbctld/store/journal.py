@@ -113,10 +113,21 @@ class _Batch:
     changes: list[tuple[Statement, bool]] = field(default_factory=list)
     """Each with whether memory says it already, so that it goes on being tried."""
     work: list[Work] = field(default_factory=list)
+    corrected: dict[str, int] = field(default_factory=dict)
+    """What calls really cost, in nano-USD, by their ids."""
     waiters: list[asyncio.Future[None]] = field(default_factory=list)
 
     def __bool__(self) -> bool:
-        return bool(self.rows or self.finished or self.spends or self.objects or self.changes or self.waiters)
+        held = (
+            self.rows,
+            self.finished,
+            self.spends,
+            self.objects,
+            self.changes,
+            self.corrected,
+            self.waiters,
+        )
+        return any(held)
 
     def balances(self) -> dict[tuple[str, int], tuple[int, int]]:
         """``(scope, day) -> (posted nano-USD, requests)`` to add. Requests are counted with their rows."""
@@ -134,6 +145,7 @@ class _Batch:
         for key, nano in failed.spends.items():
             self.spends[key] = self.spends.get(key, 0) + nano
         self.objects = {**failed.objects, **self.objects}
+        self.corrected = {**failed.corrected, **self.corrected}
         # An UPDATE can be said twice; an INSERT is its waiter's own to repeat.
         lasting = [entry for entry in failed.changes if entry[1] and entry[0][0].startswith("UPDATE")]
         self.changes = [*lasting, *self.changes]
@@ -246,6 +258,11 @@ class Journal:
         self._next.finished[row] = None
         self._wake.set()
 
+    def correct(self, call_id: str, nano: int) -> None:
+        """Record what a posted call really cost, with the next batch."""
+        self._next.corrected[call_id] = nano
+        self._wake.set()
+
     def spend(self, scope: str, day: int, nano: int) -> None:
         """Record what was posted in one scope, together with the row's end."""
         key = (scope, day)
@@ -335,13 +352,14 @@ class Journal:
         single = [statement for statement, _ in batch.changes]
         if single:
             single.append((_CHANGED, (len(single),)))
-        tip = replace(self._database.tip)
+        tip, corrected = replace(self._database.tip), dict(batch.corrected)
 
         def write(connection: sqlite3.Connection) -> None:
             if inserted:
                 tip.record(connection, inserted)
             if ended:
                 tip.settle(connection, ended)
+            tip.correct(connection, corrected)
             for sql, rows in many:
                 if rows:
                     connection.executemany(sql, rows)

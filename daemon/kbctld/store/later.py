@@ -59,8 +59,3 @@ def put_off(call_id: str, due_ns: int, tries: int) -> Statement:
 def ended(call_id: str, now_ns: int) -> Statement:
     """Told, or given up."""
     return "UPDATE later SET ended_ns = ? WHERE call_id = ?", (now_ns, call_id)
-
-
-def corrected(call_id: str, nano: int) -> Statement:
-    """What a call really cost."""
-    return "UPDATE call SET amount_nano = ? WHERE call_id = ? AND outcome = 'posted'", (nano, call_id)
