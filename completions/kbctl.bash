@@ -10,7 +10,7 @@ _kbctl() {
     fi
     for ((at = 1; at < COMP_CWORD; at++)); do
         case "$command ${COMP_WORDS[at]}" in
-            "kbctl up"|"kbctl down"|"kbctl status"|"kbctl logs"|"kbctl issue"|"kbctl keys"|"kbctl show"|"kbctl pause"|"kbctl resume"|"kbctl revoke"|"kbctl run"|"kbctl env"|"kbctl explain"|"kbctl resolve"|"kbctl spend"|"kbctl changes"|"kbctl sql"|"kbctl prune"|"kbctl demo"|"kbctl completion"|"kbctl credential"|"kbctl credential set"|"kbctl credential list"|"kbctl credential remove"|"kbctl policy"|"kbctl policy set"|"kbctl policy apply"|"kbctl policy list"|"kbctl policy show"|"kbctl policy remove"|"kbctl tenant"|"kbctl tenant set"|"kbctl tenant list"|"kbctl tenant show"|"kbctl audit"|"kbctl audit verify"|"kbctl audit checkpoint"|"kbctl audit export"|"kbctl vendor"|"kbctl vendor list"|"kbctl vendor show"|"kbctl vendor prices"|"kbctl vendor check"|"kbctl token"|"kbctl token create"|"kbctl token list"|"kbctl token revoke") command+=" ${COMP_WORDS[at]}" ;;
+            "kbctl up"|"kbctl down"|"kbctl status"|"kbctl logs"|"kbctl issue"|"kbctl keys"|"kbctl show"|"kbctl pause"|"kbctl resume"|"kbctl revoke"|"kbctl run"|"kbctl env"|"kbctl explain"|"kbctl resolve"|"kbctl spend"|"kbctl changes"|"kbctl sql"|"kbctl prune"|"kbctl backup"|"kbctl restore"|"kbctl demo"|"kbctl completion"|"kbctl credential"|"kbctl credential set"|"kbctl credential list"|"kbctl credential remove"|"kbctl policy"|"kbctl policy set"|"kbctl policy apply"|"kbctl policy list"|"kbctl policy show"|"kbctl policy remove"|"kbctl tenant"|"kbctl tenant set"|"kbctl tenant list"|"kbctl tenant show"|"kbctl audit"|"kbctl audit verify"|"kbctl audit checkpoint"|"kbctl audit export"|"kbctl vendor"|"kbctl vendor list"|"kbctl vendor show"|"kbctl vendor prices"|"kbctl vendor check"|"kbctl token"|"kbctl token create"|"kbctl token list"|"kbctl token revoke"|"kbctl service"|"kbctl service install"|"kbctl service uninstall") command+=" ${COMP_WORDS[at]}" ;;
         esac
     done
     case "$command $prev" in
@@ -149,7 +149,7 @@ _kbctl() {
     case "$command" in
         "kbctl")
             options="--version --help -h"
-            words="up down status logs issue keys show pause resume revoke run env explain resolve spend changes sql prune demo completion credential policy tenant audit vendor token" ;;
+            words="up down status logs issue keys show pause resume revoke run env explain resolve spend changes sql prune backup restore demo completion credential policy tenant audit vendor token service" ;;
         "kbctl up")
             options="--sandbox --port --upstream --foreground --accept-rollback --passphrase-stdin --json --help -h"
             words="" ;;
@@ -204,6 +204,12 @@ _kbctl() {
         "kbctl prune")
             options="--before --dry-run --yes -y --json --help -h"
             words="" ;;
+        "kbctl backup")
+            options="--force --json --help -h"
+            words="" files=1 ;;
+        "kbctl restore")
+            options="--sandbox --yes -y --json --help -h"
+            words="" files=1 ;;
         "kbctl demo")
             options="--json --help -h"
             words="" ;;
@@ -290,6 +296,15 @@ _kbctl() {
             words="" ;;
         "kbctl token revoke")
             options="--json --help -h"
+            words="" ;;
+        "kbctl service")
+            options="--help -h"
+            words="install uninstall" ;;
+        "kbctl service install")
+            options="--system --print --help -h"
+            words="" ;;
+        "kbctl service uninstall")
+            options="--system --help -h"
             words="" ;;
     esac
     if [[ $cur == -* ]]; then words=$options; fi

@@ -3,7 +3,7 @@
 function __kbctl_at --description 'Whether the command typed so far is this one'
     set -l command kbctl
     for word in (commandline -opc)[2..-1]
-        if contains -- "$command $word" 'kbctl up' 'kbctl down' 'kbctl status' 'kbctl logs' 'kbctl issue' 'kbctl keys' 'kbctl show' 'kbctl pause' 'kbctl resume' 'kbctl revoke' 'kbctl run' 'kbctl env' 'kbctl explain' 'kbctl resolve' 'kbctl spend' 'kbctl changes' 'kbctl sql' 'kbctl prune' 'kbctl demo' 'kbctl completion' 'kbctl credential' 'kbctl credential set' 'kbctl credential list' 'kbctl credential remove' 'kbctl policy' 'kbctl policy set' 'kbctl policy apply' 'kbctl policy list' 'kbctl policy show' 'kbctl policy remove' 'kbctl tenant' 'kbctl tenant set' 'kbctl tenant list' 'kbctl tenant show' 'kbctl audit' 'kbctl audit verify' 'kbctl audit checkpoint' 'kbctl audit export' 'kbctl vendor' 'kbctl vendor list' 'kbctl vendor show' 'kbctl vendor prices' 'kbctl vendor check' 'kbctl token' 'kbctl token create' 'kbctl token list' 'kbctl token revoke'
+        if contains -- "$command $word" 'kbctl up' 'kbctl down' 'kbctl status' 'kbctl logs' 'kbctl issue' 'kbctl keys' 'kbctl show' 'kbctl pause' 'kbctl resume' 'kbctl revoke' 'kbctl run' 'kbctl env' 'kbctl explain' 'kbctl resolve' 'kbctl spend' 'kbctl changes' 'kbctl sql' 'kbctl prune' 'kbctl backup' 'kbctl restore' 'kbctl demo' 'kbctl completion' 'kbctl credential' 'kbctl credential set' 'kbctl credential list' 'kbctl credential remove' 'kbctl policy' 'kbctl policy set' 'kbctl policy apply' 'kbctl policy list' 'kbctl policy show' 'kbctl policy remove' 'kbctl tenant' 'kbctl tenant set' 'kbctl tenant list' 'kbctl tenant show' 'kbctl audit' 'kbctl audit verify' 'kbctl audit checkpoint' 'kbctl audit export' 'kbctl vendor' 'kbctl vendor list' 'kbctl vendor show' 'kbctl vendor prices' 'kbctl vendor check' 'kbctl token' 'kbctl token create' 'kbctl token list' 'kbctl token revoke' 'kbctl service' 'kbctl service install' 'kbctl service uninstall'
             set command "$command $word"
         end
     end
@@ -29,6 +29,8 @@ complete -c kbctl -n "__kbctl_at 'kbctl'" -a spend -d 'Show what was spent, agai
 complete -c kbctl -n "__kbctl_at 'kbctl'" -a changes -d 'Show who changed keys, policies, tenants and tokens, and how.'
 complete -c kbctl -n "__kbctl_at 'kbctl'" -a sql -d 'Ask the audit database, read-only. The view is named calls.'
 complete -c kbctl -n "__kbctl_at 'kbctl'" -a prune -d 'Take calls of old days out of the audit.'
+complete -c kbctl -n "__kbctl_at 'kbctl'" -a backup -d 'Copy the database into one file while calls go on.'
+complete -c kbctl -n "__kbctl_at 'kbctl'" -a restore -d 'Put a backup in the place of the database. The daemon must be down.'
 complete -c kbctl -n "__kbctl_at 'kbctl'" -a demo -d 'Show caps, revocation and audit at work. Pretend money, nothing kept.'
 complete -c kbctl -n "__kbctl_at 'kbctl'" -a completion -d 'Print the completion script of a shell.'
 complete -c kbctl -n "__kbctl_at 'kbctl'" -a credential -d 'Set, list and remove the real API keys.'
@@ -37,6 +39,7 @@ complete -c kbctl -n "__kbctl_at 'kbctl'" -a tenant -d 'Limit all keys of a tena
 complete -c kbctl -n "__kbctl_at 'kbctl'" -a audit -d 'Show what agents did, and what they were refused.'
 complete -c kbctl -n "__kbctl_at 'kbctl'" -a vendor -d 'Show what keys can be issued for; check a vendor file.'
 complete -c kbctl -n "__kbctl_at 'kbctl'" -a token -d 'Open the operator API on the proxy'\''s port, to who holds a token.'
+complete -c kbctl -n "__kbctl_at 'kbctl'" -a service -d 'Let systemd or launchd start the daemon.'
 complete -c kbctl -n "__kbctl_at 'kbctl'" -l version -d 'Show the version.'
 complete -c kbctl -n "__kbctl_at 'kbctl'" -l help -s h -d 'Show this message and exit.'
 complete -c kbctl -n "__kbctl_at 'kbctl up'" -l sandbox -d 'Pretend vendors: no real money moves.'
@@ -177,6 +180,15 @@ complete -c kbctl -n "__kbctl_at 'kbctl prune'" -l dry-run -d 'Only show what wo
 complete -c kbctl -n "__kbctl_at 'kbctl prune'" -l yes -s y -d 'Don'\''t ask.'
 complete -c kbctl -n "__kbctl_at 'kbctl prune'" -l json -d 'Print JSON.'
 complete -c kbctl -n "__kbctl_at 'kbctl prune'" -l help -s h -d 'Show this message and exit.'
+complete -c kbctl -n "__kbctl_at 'kbctl backup'" -F
+complete -c kbctl -n "__kbctl_at 'kbctl backup'" -l force -d 'Replace a file that is there.'
+complete -c kbctl -n "__kbctl_at 'kbctl backup'" -l json -d 'Print JSON.'
+complete -c kbctl -n "__kbctl_at 'kbctl backup'" -l help -s h -d 'Show this message and exit.'
+complete -c kbctl -n "__kbctl_at 'kbctl restore'" -F
+complete -c kbctl -n "__kbctl_at 'kbctl restore'" -l sandbox -d 'The database of kbctl up --sandbox.'
+complete -c kbctl -n "__kbctl_at 'kbctl restore'" -l yes -s y -d 'Don'\''t ask.'
+complete -c kbctl -n "__kbctl_at 'kbctl restore'" -l json -d 'Print JSON.'
+complete -c kbctl -n "__kbctl_at 'kbctl restore'" -l help -s h -d 'Show this message and exit.'
 complete -c kbctl -n "__kbctl_at 'kbctl demo'" -l json -d 'Print a summary as JSON instead.'
 complete -c kbctl -n "__kbctl_at 'kbctl demo'" -l help -s h -d 'Show this message and exit.'
 complete -c kbctl -n "__kbctl_at 'kbctl completion'" -a 'bash zsh fish'
@@ -308,3 +320,11 @@ complete -c kbctl -n "__kbctl_at 'kbctl token list'" -l json -d 'Print JSON.'
 complete -c kbctl -n "__kbctl_at 'kbctl token list'" -l help -s h -d 'Show this message and exit.'
 complete -c kbctl -n "__kbctl_at 'kbctl token revoke'" -l json -d 'Print JSON.'
 complete -c kbctl -n "__kbctl_at 'kbctl token revoke'" -l help -s h -d 'Show this message and exit.'
+complete -c kbctl -n "__kbctl_at 'kbctl service'" -a install -d 'Write the service file, and say how it is started.'
+complete -c kbctl -n "__kbctl_at 'kbctl service'" -a uninstall -d 'Take that file away again. Keys, spend and everything else stay.'
+complete -c kbctl -n "__kbctl_at 'kbctl service'" -l help -s h -d 'Show this message and exit.'
+complete -c kbctl -n "__kbctl_at 'kbctl service install'" -l system -d 'A service of the machine, with a user of its own.'
+complete -c kbctl -n "__kbctl_at 'kbctl service install'" -l print -d 'Print the file, write nothing.'
+complete -c kbctl -n "__kbctl_at 'kbctl service install'" -l help -s h -d 'Show this message and exit.'
+complete -c kbctl -n "__kbctl_at 'kbctl service uninstall'" -l system -d 'A service of the machine, with a user of its own.'
+complete -c kbctl -n "__kbctl_at 'kbctl service uninstall'" -l help -s h -d 'Show this message and exit.'

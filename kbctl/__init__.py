@@ -12,9 +12,9 @@ if TYPE_CHECKING:
     from kbctl.client import AsyncClient, Client
     from kbctl.errors import KbctlError
 
-__all__ = ["AsyncClient", "Client", "KbctlError", "__version__", "derive", "whoami"]
+from kbctl.version import __version__ as __version__
 
-__version__ = "0.1.0"
+__all__ = ["AsyncClient", "Client", "KbctlError", "__version__", "derive", "whoami"]
 
 
 def __getattr__(name: str) -> Any:

@@ -18,7 +18,7 @@ from urllib.parse import quote
 import httpx
 import msgspec
 
-from kbctl import wire
+from kbctl import __version__, wire
 from kbctl.errors import Exit, KbctlError
 
 T = TypeVar("T")
@@ -27,6 +27,7 @@ PAGE_MAX: Final = 1000
 """Rows of one page; the daemon's own limit."""
 
 _TOKEN = re.compile(r"[!-~]{1,512}", re.ASCII)
+_VERSION = re.compile(r"[0-9A-Za-z.+!-]{1,40}", re.ASCII)
 _EXITS: Final = {
     400: Exit.USAGE,
     413: Exit.USAGE,
@@ -79,6 +80,14 @@ def status() -> Call[wire.Status]:
 
 def shutdown() -> Call[wire.ShutdownReply]:
     return Call("POST", "/shutdown", wire.ShutdownReply, any_api=True)
+
+
+def backup(path: str, *, force: bool) -> Call[wire.BackupState]:
+    return Call("POST", "/backup", wire.BackupState, body=wire.BackupRequest(path=path, force=force))
+
+
+def backup_state() -> Call[wire.BackupState]:
+    return Call("GET", "/backup", wire.BackupState)
 
 
 def issue(request: wire.IssueRequest, kind: type[T]) -> Call[T]:
@@ -431,14 +440,22 @@ def unreachable(place: str, error: BaseException) -> KbctlError:
     )
 
 
+def daemon_version(answer: httpx.Response) -> str | None:
+    """Which kbctl answered, as far as it said something that looks like a version."""
+    said = answer.headers.get("kbctl-version", "")
+    return said if _VERSION.fullmatch(said) else None
+
+
 def check_answer(answer: httpx.Response, call: Call[Any]) -> None:
     """Raise what the daemon refused with, or that it is of another version."""
     api = answer.headers.get("kbctl-api", wire.API)
     if api != wire.API and not call.any_api:
         older = api.isdecimal() and int(api) < int(wire.API)
+        theirs = daemon_version(answer)
         raise KbctlError(
             "api_mismatch",
-            f"the running daemon is of {'an older' if older else 'another'} version than this kbctl",
+            f"the running daemon is {f'kbctl {theirs}' if theirs else 'another version'}, and this kbctl"
+            f" {__version__} does not speak its language",
             "kbctl down && kbctl up" if older else "pip install --upgrade kbctl",
             Exit.REFUSED,
         )

@@ -17,11 +17,11 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Self, TypeVar, Unpack, overload
+from typing import Any, ClassVar, Final, Self, TypeVar, Unpack, overload
 
 import httpx
 
-from kbctl import calls, limits, wire
+from kbctl import __version__, calls, limits, wire
 from kbctl.calls import PAGE_MAX, AuditFilter, Call
 from kbctl.issued import AsyncIssuedKey, IssuedKey, Issuing
 from kbctl.paths import Home, home
@@ -99,6 +99,9 @@ class Client:
         timeout: seconds to wait for an answer.
     """
 
+    others: ClassVar[set[str]] = set()
+    """Versions other than our own that answered in this process; the command line tells of them."""
+
     def __init__(
         self,
         home: Home | None = None,
@@ -111,6 +114,8 @@ class Client:
         self._http = self._open(keep=False)
         self.body: bytes = b""
         """What was answered last, byte for byte: what ``--json`` shows."""
+        self.daemon_version: str | None = None
+        """Which kbctl answered last; None before, and where it does not say."""
 
     def __enter__(self) -> Self:
         self._http.close()
@@ -149,6 +154,14 @@ class Client:
     def shutdown(self) -> wire.ShutdownReply:
         """Drain and end the daemon; returns at once."""
         return self._ask(calls.shutdown())
+
+    def backup(self, path: str, *, force: bool = False) -> wire.BackupState:
+        """Begin a copy of the database in a file of the daemon's machine; absolute. Returns at once."""
+        return self._ask(calls.backup(path, force=force))
+
+    def backup_state(self) -> wire.BackupState:
+        """How far that is."""
+        return self._ask(calls.backup_state())
 
     def keys(
         self,
@@ -420,6 +433,9 @@ class Client:
         except httpx.HTTPError as error:
             raise calls.unreachable(self._place.name, error) from None
         self.body = answer.content
+        self.daemon_version = calls.daemon_version(answer)
+        if self.daemon_version not in (None, __version__):
+            self.others.add(self.daemon_version)
         calls.check_answer(answer, call)
         return answer
 
@@ -492,6 +508,14 @@ class AsyncClient:
     async def shutdown(self) -> wire.ShutdownReply:
         """Drain and end the daemon; returns at once."""
         return await self._ask(calls.shutdown())
+
+    async def backup(self, path: str, *, force: bool = False) -> wire.BackupState:
+        """Begin a copy of the database in a file of the daemon's machine; absolute. Returns at once."""
+        return await self._ask(calls.backup(path, force=force))
+
+    async def backup_state(self) -> wire.BackupState:
+        """How far that is."""
+        return await self._ask(calls.backup_state())
 
     async def keys(
         self,

@@ -15,8 +15,9 @@ import time
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
-from kbctl import wire
+from kbctl import __version__, wire
 from kbctl.client import Client
 from kbctl.errors import Exit, KbctlError
 from kbctl.paths import Home
@@ -24,6 +25,8 @@ from kbctl.paths import Home
 _ENVIRONMENT = frozenset(
     "HOME PATH USER LOGNAME LANG TZ TMPDIR DBUS_SESSION_BUS_ADDRESS CREDENTIALS_DIRECTORY KBCTL_HOME".split()
 )
+# Of a service manager, which wants to hear from its own child only.
+_NOTIFY = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")
 _ENVIRONMENT_PREFIXES = ("LC_", "XDG_", "COVERAGE_")
 
 # A keyring that a person has to unlock is the slowest part of a start.
@@ -96,7 +99,32 @@ def start(home: Home, options: Options, *, waiting: Callable[[], None] = lambda:
             raise
     finally:
         os.close(reading)
-    return _started(home, process, line, began_at)
+    try:
+        return _started(home, process, line, began_at)
+    except KbctlError as error:
+        if error.code == "home_in_use":
+            raise _in_use(home, error) from None
+        raise
+
+
+def _in_use(home: Home, error: KbctlError) -> KbctlError:
+    """The same, with what to do after an upgrade, when it is another version that runs here."""
+    try:
+        running = Client(home).status().version
+    except KbctlError as other:
+        if other.code != "api_mismatch":
+            return error
+        return KbctlError("version_differs", other.message, "kbctl down && kbctl up", Exit.REFUSED)
+    if running == __version__:
+        return error
+    Client.others.clear()  # told here
+    return KbctlError(
+        "version_differs",
+        f"kbctl {running} runs here already, and this is {__version__}: the old one goes on until it is"
+        " started again; keys, holds and spend stay as they are",
+        "kbctl down && kbctl up",
+        Exit.REFUSED,
+    )
 
 
 def replace_process(home: Home, options: Options) -> None:
@@ -111,7 +139,8 @@ def replace_process(home: Home, options: Options) -> None:
     os.close(reading)
     sys.stdout.flush()
     sys.stderr.flush()
-    os.execve(sys.executable, command, environment(os.environ))  # noqa: S606  # our own interpreter, no shell
+    told = {name: os.environ[name] for name in _NOTIFY if name in os.environ}
+    os.execve(sys.executable, command, {**environment(os.environ), **told})  # noqa: S606  # our own interpreter, no shell
 
 
 def stop(home: Home) -> Stopped | None:
@@ -138,6 +167,38 @@ def stop(home: Home) -> Stopped | None:
             )
         time.sleep(_POLL_S)
     return Stopped(pid=reply.pid, in_flight=reply.in_flight)
+
+
+def restore(
+    home: Home, file: Path, *, sandbox: bool, waiting: Callable[[], None] = lambda: None
+) -> wire.Restored:
+    """Put a backup in the place of the database of this home, which no daemon may serve.
+
+    Raises:
+        KbctlError: nothing was changed.
+    """
+    _make_private(home)
+    command = [
+        *_python("kbctld.restore"),
+        "--home",
+        str(home.root),
+        *(["--sandbox"] if sandbox else []),
+        str(file),
+    ]
+    with subprocess.Popen(  # noqa: S603  # our own interpreter, no shell
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, cwd=home.root, env=environment(os.environ)
+    ) as process:
+        assert process.stdout is not None  # noqa: S101 - for the type checker
+        while not select.select([process.stdout], [], [], _POLL_S)[0]:
+            waiting()
+        line = process.stdout.read()
+    try:
+        said = wire.decode(line, wire.Restored)
+    except wire.WireError:
+        raise KbctlError("restore_failed", "it ended without a word", "kbctl restore FILE") from None
+    if said.error is not None:
+        raise KbctlError(said.error.code, said.error.message, said.error.remedy, _exit(said.exit_status))
+    return said
 
 
 def is_locked(home: Home) -> bool:
@@ -176,8 +237,7 @@ def environment(inherited: Mapping[str, str]) -> dict[str, str]:
 
 
 def _command(home: Home, options: Options) -> list[str]:
-    # -E and -P: neither PYTHON* variables nor the current folder may choose what "kbctld" is.
-    command = [sys.executable, "-E", "-P", "-m", "kbctld", "--home", str(home.root)]
+    command = [*_python("kbctld"), "--home", str(home.root)]
     if options.sandbox:
         command.append("--sandbox")
     if options.port is not None:
@@ -189,6 +249,15 @@ def _command(home: Home, options: Options) -> list[str]:
     if options.passphrase is not None:
         command.append("--passphrase-stdin")
     return command
+
+
+def _python(module: str) -> list[str]:
+    # -E and -P: neither PYTHON* variables nor the current folder may choose what a module is.
+    return [sys.executable, "-E", "-P", "-m", module]
+
+
+def _exit(status: int) -> Exit:
+    return Exit(status) if status in {int(known) for known in Exit} - {Exit.OK} else Exit.INTERNAL
 
 
 def _make_private(home: Home) -> None:
@@ -260,9 +329,7 @@ def _started(home: Home, process: subprocess.Popen[bytes], line: bytes | None, b
         return started.status
     process.wait()
     error = started.error or wire.ErrorBody(code="start_failed", message="the daemon did not start")
-    known = {int(status) for status in Exit} - {Exit.OK}
-    exit_status = Exit(started.exit_status) if started.exit_status in known else Exit.INTERNAL
-    raise KbctlError(error.code, error.message, error.remedy, exit_status)
+    raise KbctlError(error.code, error.message, error.remedy, _exit(started.exit_status))
 
 
 def _last_line(home: Home, began_at: int) -> str:

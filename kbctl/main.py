@@ -18,6 +18,7 @@ from typer.core import TyperGroup
 from kbctl import __version__
 from kbctl.commands import (
     audit,
+    care,
     completion,
     credential,
     daemon,
@@ -26,6 +27,7 @@ from kbctl.commands import (
     policy,
     prune,
     report,
+    service,
     tenant,
     token,
 )
@@ -47,6 +49,7 @@ class _Root(TyperGroup):
     def main(self, args: Sequence[str] | None = None, *_: Any, **__: Any) -> NoReturn:
         given = sys.argv[1:] if args is None else list(args)
         status = self._run(given)
+        _tell_of_other_versions(given)
         try:
             sys.stdout.flush()
         except BrokenPipeError:
@@ -126,6 +129,8 @@ for _noun in (
     report,
     prune,
     token,
+    care,
+    service,
     demo,
     completion,
 ):
@@ -173,6 +178,17 @@ def _from_defect(error: Exception) -> KbctlError:
         "KBCTL_DEBUG=1 kbctl ..., for the details",
         Exit.INTERNAL,
     )
+
+
+def _tell_of_other_versions(given: list[str]) -> None:
+    """After an upgrade the old daemon runs on until it is started again: easily overlooked."""
+    client = sys.modules.get("kbctl.client")  # not loaded: nobody was asked
+    others = client.Client.others if client is not None and "down" not in given[:1] else set()
+    for version in sorted(others):
+        sys.stderr.write(
+            f"kbctl: the daemon is kbctl {version} and this is {__version__}\n  try: kbctl down && kbctl up\n"
+        )
+    others.clear()
 
 
 def _pipe_closed() -> int:

@@ -14,18 +14,20 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 from rich import box
 from rich.console import Console
 from rich.panel import Panel
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.status import Status as Spinner
 from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
 
-from kbctl import wire
+from kbctl import __version__, wire
 from kbctl.neutral import neutral, neutral_json
 
 if TYPE_CHECKING:
@@ -289,13 +291,12 @@ def spinner(text: str, *, after_s: float = 1.0) -> Iterator[Callable[[], None]]:
 
 
 @contextmanager
-def progress(text: str, unit: str, *, after_s: float = 0.5) -> Iterator[Callable[..., None]]:
+def progress(text: str, unit: str = "", *, after_s: float = 0.5) -> Iterator[Callable[..., None]]:
     """Gives a function of ``(done, of)`` and a new text: a bar, on a terminal, once that takes long."""
     console = _console(stderr=True)
     if not console.is_terminal:
         yield lambda *_: None
         return
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn  # slow, and seldom needed
 
     began = datetime.now(UTC)
     with Progress(
@@ -454,7 +455,7 @@ def daemon_status(status: wire.Status) -> None:
         Text.assemble(_styled(status.state, f"{_BOLD} {_GREEN if healthy else _RED}"), f", pid {status.pid}")
     )
     rows: list[tuple[str, Cell]] = [
-        ("version", status.version),
+        ("version", _versions(status.version)),
         ("since", moment(status.started_at)),
         ("proxy", status.proxy_url),
         ("socket", status.socket),
@@ -485,10 +486,67 @@ def daemon_status(status: wire.Status) -> None:
     _facts(rows)
 
 
+def _versions(daemon: str) -> Cell:
+    if daemon == __version__:
+        return daemon
+    return _styled(f"{daemon}, and this command is {__version__}: kbctl down && kbctl up", _YELLOW)
+
+
 def down(in_flight: int) -> None:
     """What the end of the daemon met."""
     drained = f"; {_plural(in_flight, 'call')} in flight when it was asked" if in_flight else ""
     say(f"kbctl is down{drained}")
+
+
+def backup(state: wire.BackupState) -> None:
+    """What a backup holds, and how it comes back."""
+    _say(Text.assemble(("backed up", _BOLD), f" to {neutral(state.path)}"))
+    rows: list[tuple[str, Cell]] = [("size", f"{state.bytes:,} bytes, looked through")]
+    if state.holds is not None:
+        rows += _contents(state.holds)
+    rows.append(("back", f"kbctl down && kbctl restore {shlex.quote(neutral(state.path))}"))
+    _facts(rows)
+
+
+def restored(done: wire.Restored) -> None:
+    """What was put in place, how that is known, and what to do next."""
+    _say(Text.assemble(("restored", _BOLD), f" {neutral(done.file)}"))
+    rows: list[tuple[str, Cell]] = [
+        ("proved", f"every page, row and index looked through; all {done.bytes:,} bytes are in place"),
+        ("sha256", done.sha256),
+    ]
+    if done.holds is not None:
+        rows += _contents(done.holds)
+    rows.append(("kept", f"what was here: {neutral(done.kept)}" if done.kept else "nothing was here before"))
+    if done.must_accept:
+        lost = f"{_plural(done.calls_behind, 'call')} and {_plural(done.changes_behind, 'change')}"
+        what = f"it is older than what was recorded here, by {lost}"
+        if not done.calls_behind and not done.changes_behind:
+            what = "nothing here remembers how far the database had come, so it may be older"
+        rows.append(("older", _styled(f"{what}; to serve it all the same freezes every live key", _YELLOW)))
+    rows.append(("next", _styled("kbctl up --accept-rollback" if done.must_accept else "kbctl up", _BOLD)))
+    _facts(rows)
+
+
+def _contents(holds: wire.DatabaseContents) -> list[tuple[str, Cell]]:
+    newest = f", the newest of {moment(holds.newest)}" if holds.newest else ""
+    return [
+        ("calls", f"{holds.calls:,}, up to number {holds.last_call:,}{newest}"),
+        ("keys", f"{holds.keys:,}, {holds.keys_live:,} of them live"),
+        ("schema", f"{holds.schema}, after {_plural(holds.changes, 'change')}"),
+    ]
+
+
+def service_installed(path: Path, commands: Sequence[str]) -> None:
+    """Where the file is, and what makes the service manager start it."""
+    _say(Text.assemble(("written", _BOLD), f" {neutral(str(path))}"))
+    _facts([("next", _styled(command, _BOLD)) for command in commands])
+
+
+def service_uninstalled(path: Path, commands: Sequence[str]) -> None:
+    """What still runs until the service manager is told."""
+    _say(Text.assemble(("removed", _BOLD), f" {neutral(str(path))}"))
+    _facts([("next", _styled(command, _BOLD)) for command in commands])
 
 
 def log_line(line: str) -> None:

@@ -738,6 +738,59 @@ class ShutdownReply(Reply):
     in_flight: int
 
 
+# --- backups: GET|POST /backup, and what a restore says ------------------------------------------------
+
+
+class DatabaseContents(Reply):
+    schema: int
+    last_call: int
+    """The number of its newest call."""
+    changes: int
+    calls: int
+    keys: int
+    keys_live: int
+    newest: str | None
+    """When its newest call began."""
+
+
+class BackupRequest(Request):
+    path: str
+    """Absolute, on the daemon's machine."""
+    force: bool = False
+    """Replace a file that is there."""
+
+
+class BackupState(Reply):
+    state: str
+    """``none``, ``copying``, ``checking``, ``done`` or ``failed``."""
+    path: str = ""
+    pages_done: int = 0
+    pages: int = 0
+    bytes: int = 0
+    holds: DatabaseContents | None = None
+    error: ErrorBody | None = None
+
+
+class Restored(Reply):
+    """What ``kbctl restore`` did, or why it did nothing."""
+
+    file: str = ""
+    database: str = ""
+    bytes: int = 0
+    sha256: str = ""
+    """Of the file, and of what is in place now."""
+    holds: DatabaseContents | None = None
+    kept: str | None = None
+    """Where the database that was here is now."""
+    calls_behind: int = 0
+    """Calls that had been recorded here and are not in it."""
+    changes_behind: int = 0
+    must_accept: bool = False
+    """Whether ``kbctl up`` will ask for ``--accept-rollback``, which freezes every live key."""
+    error: ErrorBody | None = None
+    exit_status: int = 0
+
+
 # --- start-up: what the daemon writes to the pipe of the `up` that started it --------------------------
 
 

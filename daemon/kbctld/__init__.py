@@ -12,9 +12,4 @@ An agent's request crosses the packages in one direction::
 ``app`` the only file that knows every part.
 """
 
-from importlib.metadata import PackageNotFoundError, version
-
-try:
-    __version__ = version("kbctl")
-except PackageNotFoundError:  # run from a checkout that was never installed
-    __version__ = "0+unknown"
+from kbctl.version import __version__ as __version__

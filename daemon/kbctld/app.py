@@ -43,6 +43,7 @@ from kbctld.config import (
 )
 from kbctld.control.audits import Audits
 from kbctld.control.calls import CallHandlers
+from kbctld.control.care import Care
 from kbctld.control.door import Door
 from kbctld.control.handlers import Handlers, credential_view
 from kbctld.control.keys import KeyHandlers
@@ -62,6 +63,7 @@ from kbctld.core.vendor import Vendor
 from kbctld.core.vendor_file import RateClass
 from kbctld.credentials import Credential, Credentials
 from kbctld.http1.server import Limits, Server
+from kbctld.notify import Notifier
 from kbctld.prices import Prices
 from kbctld.proxy.asking import stranger
 from kbctld.proxy.exchange import Plane
@@ -70,14 +72,17 @@ from kbctld.proxy.upstream import Pool, read_origin, verifying_context
 from kbctld.secrets.secret import Secret
 from kbctld.secrets.store import MemoryStore, SecretStore, first_choice, open_store
 from kbctld.store import changes, queries
-from kbctld.store.database import Database, open_database, unusable
+from kbctld.store.database import Database, open_database, unusable, whole
 from kbctld.store.journal import JournalError
+from kbctld.store.readers import TooSlowError
 from kbctld.vault import Vault
 
 log = logging.getLogger("kbctld")
 
 DRAIN_S = 10.0
-_HOUSEKEEPING_S = 60.0
+_DRAIN_S_MIN = 0.5
+_HOUSEKEEPING_S = 1.0
+_LOOK_AGAIN_S = 600.0
 _PR_SET_DUMPABLE = 4
 
 
@@ -107,6 +112,7 @@ def run(options: Options, report: "Reporter") -> int:
 
 
 async def _live(options: Options, report: "Reporter") -> int:
+    notifier = Notifier(os.environ)
     home = _prepare_home(options)
     _harden()
     config = read_config(home)
@@ -116,18 +122,24 @@ async def _live(options: Options, report: "Reporter") -> int:
     prices = read_prices(home, config, vendors)
     vendor_rates = read_vendor_rates(home, config, vendors)
     apart = read_namespaces(home, config, vendors)
-    lock = _take_lock(home)
+    lock = take_lock(home)
     app = App(options, config, vendors, rates, vendor_rates, prices, apart)
     try:
+        notifier.tell("STATUS=starting")
         await app.start(overridden)
         # What the start made stays: looking through it for garbage would only hold up calls.
         gc.collect()
         gc.freeze()
         report.ready(await app.status())
         log.info("serving on %s", app.proxy_url)
+        notifier.tell("READY=1", f"STATUS=serving on {app.proxy_url}")
+        watching = asyncio.get_running_loop().create_task(notifier.watch(app.gets_on))
         await app.stopped.wait()
+        watching.cancel()
     finally:
+        notifier.tell("STOPPING=1", "STATUS=letting calls finish")
         await app.stop()
+        notifier.close()
         os.close(lock)
     return int(Exit.OK)
 
@@ -232,6 +244,8 @@ class App:
             loop.create_task(self._keep_house(vault)),
             loop.create_task(LaterPrices(self._plane).run()),
         ]
+        if not self._database.looked_through:
+            self._workers.append(loop.create_task(self._look_through(vault, self._database)))
         self._note_rates()
         await self._note_prices()
 
@@ -351,6 +365,7 @@ class App:
                 ).routes(),
                 *Sql(vault).routes(),
                 *tokens.routes(),
+                *Care(vault).routes(),
             ]
         )
         return routes
@@ -382,9 +397,20 @@ class App:
     def _catch_signals(self) -> None:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self.stopped.set)
+            loop.add_signal_handler(number, self._told_to_stop)
         if not self.options.foreground:
             loop.add_signal_handler(signal.SIGHUP, lambda: None)
+
+    def _told_to_stop(self) -> None:
+        """Once: stop after the calls under way. Again: now."""
+        if self.stopped.is_set():
+            for server in self._servers:
+                server.hurry()
+        self.stopped.set()
+
+    def gets_on(self) -> bool:
+        """Whether calls can be recorded."""
+        return self._vault is not None and self._vault.journal.gets_on
 
     # --- while it runs --------------------------------------------------------------------------
 
@@ -401,9 +427,32 @@ class App:
         return self._in_flight()
 
     async def _keep_house(self, vault: Vault) -> None:
+        assert self._plane is not None  # noqa: S101 - made before
+        rounds = 0
         while True:
             await asyncio.sleep(_HOUSEKEEPING_S)
-            vault.ledger.forget_replays(vault.now_ns() - 24 * 3_600 * 10**9)
+            rounds += 1
+            await vault.forget_idle(self._plane.busy)
+            if rounds % 60 == 0:
+                vault.ledger.forget_replays(vault.now_ns() - 24 * 3_600 * 10**9)
+
+    async def _look_through(self, vault: Vault, database: Database) -> None:
+        """Look at the pages of a large database, which the start did not wait for."""
+        while True:
+            try:
+                verdict = await database.readers.run(whole, limit_s=None, purpose="check")
+            except TooSlowError:
+                # The log had to be cut: so much is being written now.
+                await asyncio.sleep(_LOOK_AGAIN_S)
+                continue
+            except sqlite3.Error as error:
+                log.error("the database could not be looked through: %s", error)
+                return
+            if verdict == "ok":
+                log.info("the database was looked through: all of it is sound")
+            else:
+                vault.journal.halt(sqlite3.DatabaseError(verdict))
+            return
 
     def _in_flight(self) -> int:
         return sum(map(len, self._plane.aloft.values())) if self._plane else 0
@@ -472,8 +521,11 @@ class App:
         self.stopped.set()
         if self._plane is not None:
             self._plane.draining = True
+        # The proxy first: meanwhile keys can be revoked, and `kbctl status` tells.
+        deadline = asyncio.get_running_loop().time() + DRAIN_S
         for server in self._servers:
-            await server.drain(DRAIN_S, self._plane.stop if self._plane is not None else None)
+            patience_s = max(deadline - asyncio.get_running_loop().time(), _DRAIN_S_MIN)
+            await server.drain(patience_s, self._plane.stop if self._plane is not None else None)
         for worker in self._workers:
             worker.cancel()
         await asyncio.gather(*self._workers, return_exceptions=True)
@@ -522,7 +574,17 @@ class Reporter:
 
 
 def _prepare_home(options: Options) -> Home:
-    home = options.home
+    check_home(options.home)
+    _start_log(options, options.home)
+    return options.home
+
+
+def check_home(home: Home) -> None:
+    """Make the folder of a home, or close it to others.
+
+    Raises:
+        KbctlError: it can't be used.
+    """
     try:
         home.root.mkdir(mode=0o700, parents=True, exist_ok=True)
         status = home.root.stat()
@@ -542,8 +604,6 @@ def _prepare_home(options: Options) -> Home:
         )
     if stat.S_IMODE(status.st_mode) & 0o055:
         home.root.chmod(0o700)  # a folder made by hand; nobody else had anything to do in it
-    _start_log(options, home)
-    return home
 
 
 def _namespace(home: Home) -> str:
@@ -568,7 +628,11 @@ def _start_log(options: Options, home: Home) -> None:
 
 def _harden() -> None:
     """Secrets live in this memory: no core dumps, no reading it by other programs of the same user."""
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    try:
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    except OSError:
+        if resource.getrlimit(resource.RLIMIT_CORE) != (0, 0):  # else a service manager has seen to it
+            raise
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = hard if hard != resource.RLIM_INFINITY else 65_536
     if soft < wanted:
@@ -580,7 +644,7 @@ def _harden() -> None:
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
 
 
-def _take_lock(home: Home) -> int:
+def take_lock(home: Home) -> int:
     """One daemon per home; the kernel drops the lock with the process, however it ends."""
     lock = os.open(home.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:

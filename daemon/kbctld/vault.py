@@ -6,9 +6,10 @@ What must stay true:
   limit) is recorded first; whatever must bite at once (a revocation, a pause) is done in memory first and
   reported only when it is durable too;
 - money is set aside in memory, without awaiting, and its row is durable before anything acts on it;
-- a key is read from the database when it is first used, and stays. Keys with an open hold are read at
+- a key is read from the database when it is first used, and stays until nobody has used it for a while and
+  nothing of it is known to memory alone. Keys with an open hold are read at
   start, with their ancestors and tenants, so that an account in memory always knows all that is held on it;
-- each key, and each tenant, has one ``Scope`` in memory, ever: two would be two caps.
+- each key, and each tenant, has one ``Scope`` in memory at any time: two would be two caps.
 
 The data plane asks five things of it: ``find``, ``recall``, ``authorize``, ``append`` and ``settle``.
 """
@@ -25,6 +26,7 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Se
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, TypeVar
+from weakref import WeakValueDictionary
 
 import msgspec
 
@@ -63,6 +65,7 @@ from kbctld.store import changes, later, queries
 from kbctld.store.database import Database, mark_pending_unknown
 from kbctld.store.journal import CallRow, Journal, JournalError, Statement
 from kbctld.store.kept import Kept, kept_of, kept_of_tenant
+from kbctld.store.readers import is_broken
 
 log = logging.getLogger("kbctld.vault")
 
@@ -81,6 +84,10 @@ _GROWN_MAX = 2000
 _COUNT_KEPT_S = 10.0
 _COUNT_KEPT_FROM = 50_000
 _LOCKED_RETRY_S = 0.2
+IDLE_KEPT = 20_000
+"""So many keys stay in memory however long nobody uses them."""
+_IDLE_NS = 15 * 60 * 10**9
+_LOOKED_AT_ONCE = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +189,9 @@ class Vault:
         self._started_tick_ns = tick_ns()
         self._last_no = 0
         self._roster = Roster()
-        self._tenants: dict[str, Scope] = {}
+        # Each for as long as a key of it is in memory, or somebody works on it.
+        self._tenants: WeakValueDictionary[str, Scope] = WeakValueDictionary()
+        self._round: Iterator[Grant] = iter(())
         self._children: dict[int, int] = {}
         self._revoking: dict[Selection, list[int]] = {}
         """Under way, each with the keys that it caught while they were read."""
@@ -268,6 +277,8 @@ class Vault:
         if grant is None:
             await self._read_in(wanted)
             grant = self._roster.find(wanted)
+        if grant is not None:
+            grant.used_ns = self._tick_ns()
         return grant if grant is not None and same(grant.digest, wanted) else None
 
     async def named(self, reference: str) -> list[Grant]:
@@ -279,6 +290,7 @@ class Vault:
             return []
         known = self._roster.named(reference)
         if known is not None:
+            known.used_ns = self._tick_ns()
             return [known]
         if len(reference) < _KEY_ID_LENGTH:
             await self.journal.barrier()  # one that begins so may be on its way to disk
@@ -287,11 +299,11 @@ class Vault:
 
     async def views(self, numbers: Sequence[int]) -> list[Grant]:
         """These grants, to look at: the living ones where there are such, else some that nobody keeps."""
-        known = self._roster.__contains__
-        kept = await self._read(kept_of(self._database.reader, numbers=numbers, known=known))
+        # With all above them: what is in memory now may not be any more when they have been read.
+        kept = await self._read(kept_of(self._database.reader, numbers=numbers, known=lambda _number: False))
         found = []
         for turn, number in enumerate(numbers, start=1):
-            if number in kept.keys or number in self._roster:  # else its issue has failed meanwhile
+            if number in kept.keys:  # else its issue has failed meanwhile
                 found.append(self._stored(number, kept, keep=False))
             if turn % _VIEWED_AT_ONCE == 0:
                 await asyncio.sleep(0)  # others are served meanwhile
@@ -309,7 +321,7 @@ class Vault:
         """How many keys may be used; of very many, how many it were some seconds ago."""
         now = asyncio.get_running_loop().time()
         if now >= self._count_until:
-            self._count = await self._read(queries.count_running(self._database.path, self.now_ns()))
+            self._count = await self._read(queries.count_running(self._database.readers, self.now_ns()))
             self._count_until = now + (_COUNT_KEPT_S if self._count > _COUNT_KEPT_FROM else 0.0)
         return self._count
 
@@ -320,7 +332,55 @@ class Vault:
     async def _by_number(self, number: int) -> Grant | None:
         if number not in self._roster:
             await self._read_in(number)
-        return self._roster.get(number)
+        grant = self._roster.get(number)
+        if grant is not None:
+            grant.used_ns = self._tick_ns()
+        return grant
+
+    async def forget_idle(self, busy: Callable[[Grant], bool]) -> int:
+        """Let go of some keys that nobody has used for a while; gives how many.
+
+        A key that is asked for again is read again, so nothing may be lost with it: none goes that has a call
+        under way, money held, children in memory, or a rate or loop guard that has not come to rest.
+
+        Args:
+            busy: whether calls of a key are under way or in line.
+        """
+        if len(self._roster) <= IDLE_KEPT:
+            return 0
+        async with self._reading:  # what is being read now builds on what is in memory
+            open_ = {hold.row.key_no for hold in self.ledger.open}
+            idle = {
+                grant: _marks(grant)
+                for grant in self._some()
+                if grant.no not in open_ and self._idle(grant, busy)
+            }
+            # What it has spent, and whatever stopped it, must be on disk to be read again.
+            if not idle or not await self.journal.flushed():
+                return 0
+            gone = [g for g, marks in idle.items() if marks == _marks(g) and self._idle(g, busy)]
+            for grant in gone:
+                self._roster.remove(grant)
+                self._children.pop(grant.no, None)
+            return len(gone)
+
+    def _some(self) -> list[Grant]:
+        """The next keys to look at, round and round."""
+        found = list(islice(self._round, _LOOKED_AT_ONCE))
+        if not found:
+            self._round = iter(list(self._roster))
+            found = list(islice(self._round, _LOOKED_AT_ONCE))
+        return [grant for grant in found if grant.no in self._roster]
+
+    def _idle(self, grant: Grant, busy: Callable[[Grant], bool]) -> bool:
+        now_ns = self._tick_ns()
+        return (
+            now_ns - grant.used_ns >= _IDLE_NS
+            and not (grant.in_flight or grant.scope.account.held_total or busy(grant))
+            and not self._roster.has_children(grant)
+            and all(scope.bucket is None or scope.bucket.is_full(now_ns) for scope in grant.scopes)
+            and (grant.scope.guard is None or grant.scope.guard.is_empty(now_ns))
+        )
 
     async def _read_in(self, wanted: bytes | int) -> None:
         """Take in a key, by its digest or number, in one reading with all others that are asked for now."""
@@ -400,6 +460,7 @@ class Vault:
             if grant.revoked_ns is None and selection.stops(grant, now_ns):
                 grant.revoked_ns = now_ns  # its row was read before the revocation was on disk
                 caught.append(grant.no)
+        grant.used_ns = self._tick_ns()
         self._roster.add(grant)
         self._grown()
         for call in calls:
@@ -428,6 +489,8 @@ class Vault:
         try:
             return await reading
         except sqlite3.Error as error:
+            if is_broken(error):
+                self.journal.halt(error)
             raise JournalError(f"the database can't be read: {error}") from None
 
     # --- changing keys --------------------------------------------------------------------------
@@ -462,6 +525,7 @@ class Vault:
         grant.expires_ns = None if lifetime_ns is None else now_ns + lifetime_ns
         if terms.parent is not None and terms.parent.expires_ns is not None:
             grant.expires_ns = min(grant.expires_ns or terms.parent.expires_ns, terms.parent.expires_ns)
+        grant.used_ns = self._tick_ns()
         # In memory first: a revocation of its parent or tenant, meanwhile, must find it.
         self._roster.add(grant)
         self._grown()
@@ -563,7 +627,7 @@ class Vault:
         if selection.numbers:
             return await self._read(queries.family(self._database.reader, selection.numbers, now_ns))
         wanted = queries.KeyFilter(tenant=selection.tenant, labels=_labels(selection.label))
-        return await self._read(queries.families(self._database.path, wanted, now_ns))
+        return await self._read(queries.families(self._database.readers, wanted, now_ns))
 
     async def _forget(self, selection: Selection) -> None:
         async with self._reading:
@@ -707,7 +771,7 @@ class Vault:
             found = self._objects.get(key)
             if found is None:
                 await self.journal.barrier()
-                found = await queries.remembered(self._database.reader, *key)
+                found = await self._read(queries.remembered(self._database.reader, *key))
             if found is not None:
                 self._keep_object(key, found)
                 known[object_id] = found
@@ -999,6 +1063,13 @@ class Vault:
         grant.stamp, grant.loop, grant.duplicates = limits.stamp, limits.loop, limits.duplicates
         _limit_scope(grant.scope, limits, self._tick_ns())
         grant.scope.set_loop(limits.loop)
+
+
+def _marks(grant: Grant) -> tuple[object, ...]:
+    """What changes when anything happens to a key."""
+    account = grant.scope.account
+    stopped = grant.revoked_ns, grant.paused, grant.frozen, grant.pauses
+    return grant.used_ns, *stopped, account.posted_total, sum(account.requests.values())
 
 
 def _limit_scope(scope: Scope, limits: Limits, tick_ns: int) -> None:

@@ -27,6 +27,30 @@ VALUES (?, ?, ?, ?, '["stripe"]', 500000000000, '[]', ?, ?, ?, ?, ?, ?)
 """
 _SEGMENT = "INSERT INTO label_segment (segment, key_no) VALUES (?, ?)"
 _BATCH = 5000
+_CALLS = 250_000
+
+# Rows as the daemon writes them, a second apart, the newest now. Which key a call is of is scattered, so that
+# the calls of a key, and of a tenant, lie all over the table.
+_CALL = """
+WITH RECURSIVE number (no) AS (SELECT :first UNION ALL SELECT no + 1 FROM number WHERE no < :last)
+INSERT INTO call (no, call_id, ts_ns, key_no, vendor, operation, method, endpoint, amount_nano,
+    requested_nano, currency, amount_minor, status, outcome, policy_check_result, reason,
+    vendor_request_id, idempotency_key,
+    request_digest, replay_digest, metadata, usage_after_nano, latency_us,
+    upstream_us)
+SELECT no, 'call_' || lower(hex(randomblob(8))), :now_ns - (:calls - no) * 1000000000,
+    no * 7919 % :keys + 1, 'stripe', 'payment_intents.create', 'POST', '/v1/payment_intents',
+    CASE WHEN no % 50 THEN 10000000 ELSE 0 END, 10000000, 'usd', 1,
+    CASE WHEN no % 50 THEN 200 ELSE 429 END,
+    CASE WHEN no % 50 = 0 THEN 'refused' WHEN no % 100000 = 1 THEN 'unknown' ELSE 'posted' END,
+    CASE WHEN no % 50 THEN 'allowed' ELSE 'cap_exhausted' END,
+    CASE WHEN no % 50 THEN NULL ELSE 'the daily cap of key vk_0000000000 is used up' END,
+    CASE WHEN no % 50 THEN 'req_' || lower(hex(randomblob(7))) END, lower(hex(randomblob(16))),
+    randomblob(16), CASE WHEN no % 50 THEN randomblob(16) END,
+    '{"run_id":"r' || (no % 499) || '","tenant_id":"t' || (no % 1000) || '"}', 10000000 * (no % 500),
+    21000, 20000
+FROM number
+"""
 
 
 def vault_key(no: int) -> str:
@@ -85,6 +109,28 @@ def _insert(path: Path, keys: int, now_ns: int, tick: Callable[[int], None]) -> 
             database.executemany(_SEGMENT, _segments(numbers))
             database.execute("COMMIT")
             tick(len(numbers))
+        database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    os.sync()
+
+
+def fill_calls(home: Home, calls: int, keys: int, now_ns: int, tick: Callable[[int], None]) -> None:
+    """Put calls 1 to ``calls`` of keys 1 to ``keys`` into a home that ``fill`` has filled."""
+    with closing(sqlite3.connect(home.database(), isolation_level=None)) as database:
+        database.execute("PRAGMA synchronous = OFF")
+        database.execute("PRAGMA cache_size = -400000")
+        indexes = database.execute(
+            "SELECT name, sql FROM sqlite_master WHERE tbl_name = 'call' AND type = 'index' AND sql != ''"
+        ).fetchall()
+        # In order and all at once afterwards: one by one ten million random places would take an hour.
+        for name, _ in indexes:
+            database.execute(f"DROP INDEX {name}")
+        for first in range(1, calls + 1, _CALLS):
+            last = min(first + _CALLS - 1, calls)
+            asked = {"first": first, "last": last, "calls": calls, "keys": keys, "now_ns": now_ns}
+            database.execute(_CALL, asked)
+            tick(last - first + 1)
+        for _, sql in indexes:
+            database.execute(sql)
         database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     os.sync()
 

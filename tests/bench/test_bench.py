@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from tests.bench import fairness, revoke, streams
+from tests.bench import fairness, revoke, soak, start, streams
 from tests.bench.report import Report, percentile, unwatched
 
 
@@ -18,6 +18,19 @@ def test_a_burst_of_200_loses_nothing_and_refuses_nobody_else() -> None:
 
 def test_streams_at_once_pass_byte_by_byte_and_settle_by_their_usage() -> None:
     report = streams.drill(20, unwatched, events=500, firsts=20)
+    assert not report.wrong
+
+
+def test_memory_is_flat_while_agents_call() -> None:
+    """In short; `python -m tests.bench soak --calls 1000000` for the truth."""
+    report = soak.drill(50, unwatched, calls=8_000)
+    assert not report.wrong
+    growth = next(figure.value for figure in report.figures if figure.name == "growth a million calls")
+    assert growth < 1500  # of so few calls the allocator alone is most; a kilobyte a call would show
+
+
+def test_a_start_over_many_calls_finds_what_is_asked_for() -> None:
+    report = start.drill(2_000, unwatched, calls=50_000)
     assert not report.wrong
 
 

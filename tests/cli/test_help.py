@@ -11,13 +11,14 @@ from tests.cli.conftest import Cli
 
 COMMANDS = [
     "up", "down", "status", "logs", "issue", "keys", "show", "pause", "resume", "revoke", "run", "env",
-    "explain", "resolve", "spend", "changes", "sql", "prune", "demo", "completion",
+    "explain", "resolve", "spend", "changes", "sql", "prune", "backup", "restore", "demo", "completion",
     "credential", "credential set", "credential list", "credential remove",
     "policy", "policy set", "policy apply", "policy list", "policy show", "policy remove",
     "tenant", "tenant set", "tenant list", "tenant show",
     "audit", "audit verify", "audit checkpoint", "audit export",
     "vendor", "vendor list", "vendor show", "vendor prices", "vendor check",
     "token", "token create", "token list", "token revoke",
+    "service", "service install", "service uninstall",
 ]  # fmt: skip
 
 

@@ -249,7 +249,7 @@ def test_two_at_once_and_the_rest_in_line(folder: Path, monkeypatch: pytest.Monk
     """However many ask."""
     running, most = 0, 0
 
-    def watched(self: Any) -> bytes:
+    def watched(self: Any, _connection: Any) -> bytes:
         nonlocal running, most
         running += 1
         most = max(most, running)

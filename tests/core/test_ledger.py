@@ -18,6 +18,7 @@ from hypothesis.stateful import (
     rule,
 )
 
+from kbctld.core import ledger as ledgers
 from kbctld.core.ledger import (
     NS_PER_DAY,
     NS_PER_S,
@@ -425,6 +426,31 @@ def test_L5_only_evidence_from_outside_ends_an_unknown_hold(
     for ended in (hold, table.attempts["b"].hold, table.attempts["c"].hold):
         with pytest.raises(LedgerError, match="not unknown"):
             table.ledger.resolve(ended, spent)
+
+
+def test_of_unknown_calls_that_hold_nothing_only_some_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their rows tell of them; an agent whose vendor is down could fill the memory. Money is always kept."""
+    monkeypatch.setattr(ledgers, "EMPTY_MAX", 2)
+    table = Table()
+    for number in range(5):
+        for name, nano in ((f"free{number}", 0), (f"paid{number}", 1)):
+            table.take(name, nano)
+            table.ledger.settle(table.attempts[name], Verdict.SILENT)
+    kept = {hold.call_id for hold in table.ledger.open}
+    assert kept == {"free3", "free4", *(f"paid{number}" for number in range(5))}
+    table.ledger.restore_hold(table.attempts["free0"].hold)
+    assert len(table.ledger.open) == 7
+
+
+def test_so_many_requests_are_remembered_for_their_retries(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The oldest goes first; its retry then takes a hold of its own, which counts more and never less."""
+    monkeypatch.setattr(ledgers, "REPLAYS_MAX", 3)
+    table = Table()
+    for number in range(4):
+        table.take(f"c{number}", 10, replay=b"%d" % number)
+    found = [table.ledger.find_replay(b"%d" % number, b"r", NOW, HOUR) for number in range(4)]
+    assert [each is not None for each in found] == [False, True, True, True]
+    assert len(table.ledger.open) == 4
 
 
 def test_L5_after_a_restart_a_no_to_the_retry_frees_nothing() -> None:

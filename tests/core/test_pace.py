@@ -317,7 +317,9 @@ def test_expired_digests_are_forgotten() -> None:
     assert len(guard) == 50, "those noted from 51 on, and the first, which came again"
     guard.note(b"other", S + 150)
     assert len(guard) == 2
+    assert not guard.is_empty(S + 150)
     assert guard.seen(b"other", 3 * S) == len(guard) == 0
+    assert guard.is_empty(3 * S)
 
 
 def test_no_more_digests_are_kept_than_the_bound() -> None:

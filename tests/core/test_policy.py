@@ -548,7 +548,7 @@ def family(child: Grant, parent: Grant, tenant: Scope | None = None) -> Desk:
     """A key, and the one that it comes from."""
     child.key_id, child.scope.owner = "vk_child", "key vk_child"
     parent.key_id, parent.scope.owner = "vk_parent", "key vk_parent"
-    child.ancestors, child.lineage = parent.lineage, (child, *parent.lineage)
+    child.ancestors = parent.lineage
     child.scopes = (child.scope, *parent.scopes, *(() if tenant is None else (tenant,)))
     return Desk(child)
 

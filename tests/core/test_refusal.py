@@ -30,6 +30,7 @@ DOCUMENTED = """
 503 credential_unavailable
 503 audit_unavailable
 503 shutting_down
+503 overloaded
 502 upstream_unreachable
 504 upstream_timeout
 502 upstream_invalid

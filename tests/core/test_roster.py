@@ -67,6 +67,8 @@ def test_law_9_descendants_come_with_their_ancestors_each_once(roster: Roster) -
     assert second is not None
     third = key(5, parent=second)
     roster.add(third)
+    assert roster.has_children(second)
+    assert not roster.has_children(third)
     assert numbers(roster.with_descendants([first])) == [1, 2, 5]
     assert sorted(numbers(roster.with_descendants([first, second]))) == [1, 2, 5]
     assert numbers(roster.with_descendants([])) == []

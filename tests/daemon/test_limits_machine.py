@@ -868,7 +868,7 @@ class WithoutLineage(Vault):
 
     def _grant(self, *args: Any) -> Grant:
         grant = super()._grant(*args)
-        grant.lineage = (grant,)
+        grant.ancestors = ()
         return grant
 
 

@@ -10,6 +10,7 @@ import stat
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -43,7 +44,11 @@ class Running:
 
 
 def launch(
-    home: Path, *arguments: str, program: tuple[str, ...] = ("-m", "kbctld"), **options: Any
+    home: Path,
+    *arguments: str,
+    program: tuple[str, ...] = ("-m", "kbctld"),
+    told: dict[str, str] | None = None,
+    **options: Any,
 ) -> tuple["subprocess.Popen[bytes]", wire.Started | None]:
     """Start a daemon and wait for its one line."""
     reading, writing = os.pipe()
@@ -54,7 +59,7 @@ def launch(
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             cwd="/",
-            env={"PATH": os.environ["PATH"], "HOME": str(home)},
+            env={"PATH": os.environ["PATH"], "HOME": str(home), **(told or {})},
             pass_fds=(writing,),
             **options,
         )
@@ -152,6 +157,52 @@ def test_shutdown_over_the_socket_answers_first(folder: Path) -> None:
     with running(folder, "--sandbox") as daemon:
         assert daemon.ask("POST", "/shutdown").json() == {"pid": daemon.process.pid, "in_flight": 0}
         assert daemon.process.wait(20) == 0
+
+
+@contextmanager
+def in_flight(daemon: Running, slow: socket.socket) -> Iterator[None]:
+    """A call that its vendor does not answer."""
+    daemon.ask("PUT", "/credentials/stripe", {"secret": "sk_test_slow"})
+    key = daemon.ask("POST", "/vault/keys", {"vendor": "stripe", "daily_usd_cap": 5}).json()["vault_key"]
+    port = int(daemon.status.proxy_url.rpartition(":")[2])
+    body = b"amount=100&currency=usd"
+    with socket.create_connection(("127.0.0.1", port)) as agent:
+        agent.sendall(
+            b"POST /v1/payment_intents HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nAuthorization: Bearer %b\r\n"
+            b"Content-Type: application/x-www-form-urlencoded\r\nContent-Length: %d\r\n\r\n%b"
+            % (port, key.encode(), len(body), body)
+        )
+        slow.settimeout(10)
+        vendor, _ = slow.accept()
+        with vendor:
+            assert vendor.recv(4096)
+            yield
+
+
+@pytest.mark.parametrize("signals", [1, 2])
+def test_F4_stopping_waits_ten_seconds_at_most_and_a_second_signal_not_at_all(
+    folder: Path, signals: int
+) -> None:
+    """The call under way keeps its hold, keys can be revoked meanwhile, and nothing is lost."""
+    with socket.create_server(("127.0.0.1", 0)) as slow:
+        upstream = f"stripe=http://127.0.0.1:{slow.getsockname()[1]}"
+        with running(folder, "--upstream", upstream) as daemon, in_flight(daemon, slow):
+            began = time.monotonic()
+            daemon.process.send_signal(signal.SIGTERM)
+            time.sleep(0.5)
+            assert daemon.process.poll() is None
+            assert daemon.ask("GET", "/status").json()["state"] == "draining"
+            if signals == 2:
+                daemon.process.send_signal(signal.SIGTERM)
+            assert daemon.process.wait(20) == 0
+            took = time.monotonic() - began
+        assert took < 3 if signals == 2 else 9 < took < 12
+    assert stored(folder, "SELECT outcome, amount_nano FROM call") in (
+        [("unknown", 10**9)],
+        [("pending", 10**9)],
+    )
+    with running(folder) as daemon:
+        assert daemon.ask("GET", "/status").json()["unknown_calls"] == 1
 
 
 # --- what stops a start -----------------------------------------------------------------------------------

@@ -14,12 +14,14 @@ from typing import Any
 import pytest
 
 from kbctl import wire
+from kbctld import vault as vaults
 from kbctld.control.terms import pushed, resolve
 from kbctld.core.cost import Price, Remembered
 from kbctld.core.entry import EntryError
 from kbctld.core.grant import Grant
-from kbctld.core.ledger import Attempt, Outcome, Verdict
+from kbctld.core.ledger import Attempt, Outcome, Verdict, day_of
 from kbctld.core.limits import Limits
+from kbctld.core.pace import read_rate
 from kbctld.core.policy import Permit, admit
 from kbctld.core.refusal import Code, Refusal
 from kbctld.core.vault_key import digest, mint
@@ -599,11 +601,97 @@ def test_looking_at_a_key_does_not_bring_it_into_memory(folder: Path) -> None:
             root, key = await vault.issue(terms(tenant="acme"), "tester")
             await issue(vault, tenant="acme", parent=root)
         async with cold(folder) as vault:
-            numbers = await queries.page_of_keys(vault.journal.database.path, queries.KeyFilter())
+            numbers = await queries.page_of_keys(vault.journal.database.readers, queries.KeyFilter())
             viewed = await vault.views([number % queries.DERIVED for number in numbers])
             assert [grant.no for grant in viewed] == [1, 2]
             assert known(vault) == []
             assert await found(vault, key) not in viewed
+
+    run(main())
+
+
+class Ticks:
+    """A monotonic clock that the test sets."""
+
+    def __init__(self) -> None:
+        self.ns = 10**18
+
+    def __call__(self) -> int:
+        return self.ns
+
+
+async def forget_all(vault: Vault, busy: int = 0) -> set[int]:
+    """Every key that nobody uses is let go of; gives the numbers of those that stay."""
+    for _ in range(4):
+        await vault.forget_idle(lambda grant: grant.no == busy)
+    return {grant.no for grant in vault.loaded()}
+
+
+def test_keys_that_nobody_uses_leave_memory_and_come_back_with_all_they_spent(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Keys used once would otherwise fill it. None goes that memory alone knows something of."""
+    monkeypatch.setattr(vaults, "IDLE_KEPT", 0)
+
+    async def main() -> None:
+        async with vault_in(folder) as vault:
+            ticks = Ticks()
+            vault._tick_ns = ticks
+            spent, spent_key = await vault.issue(terms(tenant="acme", daily_cap_nano=10 * USD), "tester")
+            holding = await issue(vault, tenant="acme")
+            parent = await issue(vault)
+            child = await issue(vault, parent=parent)
+            paced = await issue(vault, rate=read_rate("2/h"))
+            busy = await issue(vault)
+            _, permit = await allowed(vault, spent, 900)
+            vault.settle(spent, permit.attempt, Verdict.POSTED)
+            await allowed(vault, holding, 100)
+            vault.settle(paced, (await allowed(vault, paced, 0))[1].attempt, Verdict.REFUSED)
+            assert await forget_all(vault) == {1, 2, 3, 4, 5, 6}, "all were used just now"
+            ticks.ns += 16 * 60 * 10**9
+            child.used_ns = ticks.ns
+            assert await forget_all(vault, busy.no) == {holding.no, parent.no, child.no, paced.no, busy.no}
+            del permit
+            again = await found(vault, spent_key)
+            assert again is not spent
+            assert again.scope.account.used(day_of(NOON)) == 9 * USD
+            assert again.scopes[1] is holding.scopes[1], "a tenant has one account, ever"
+            assert isinstance((await ask(vault, again, 101))[1], Refusal)
+            await allowed(vault, again, 100)
+            ticks.ns += 3600 * 10**9
+            assert await forget_all(vault) == {spent.no, holding.no}, "both have calls under way"
+
+    run(main())
+
+
+@pytest.mark.parametrize("what", ["revoked", "unwritten"])
+def test_a_key_stays_while_what_became_of_it_is_not_on_disk(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    """It would be read back as it was before: a revocation, or money spent, would be forgotten."""
+    monkeypatch.setattr(vaults, "IDLE_KEPT", 0)
+
+    async def main() -> None:
+        async with vault_in(folder) as vault:
+            vault.patience_s = 0.1
+            ticks = Ticks()
+            vault._tick_ns = ticks
+            grant = await issue(vault)
+            _, permit = await allowed(vault, grant, 900)
+            with locked(folder):
+                if what == "revoked":
+                    vault.settle(grant, permit.attempt, Verdict.REFUSED)
+                    with pytest.raises(JournalError):
+                        await revoke(vault, grant)
+                else:
+                    vault.settle(grant, permit.attempt, Verdict.POSTED)
+                ticks.ns += 16 * 60 * 10**9
+                assert await forget_all(vault) == {grant.no}
+            await vault.journal.flushed()
+            assert await forget_all(vault) == set()
+            (back,) = await vault.named(grant.key_id)
+            assert (back.revoked_ns is not None) is (what == "revoked")
+            assert back.scope.account.used(day_of(NOON)) == (0 if what == "revoked" else 9 * USD)
 
     run(main())
 
@@ -929,7 +1017,8 @@ def test_a_database_of_the_first_schema_is_carried_over_whole(folder: Path) -> N
     walk = Walk(folder / "kbctl.db")
     assert walk.run() is None
     assert walk.calls == len(OLD_CALLS) + 3
-    with closing(sqlite3.connect(folder / "kbctl.db.before-schema-2")) as copy:
+    (kept,) = (folder / "backups").iterdir()
+    with closing(sqlite3.connect(kept)) as copy:
         assert copy.execute("SELECT * FROM spend ORDER BY key_no, day").fetchall() == OLD_SPEND
 
 

@@ -416,25 +416,85 @@ def test_a_body_that_says_it_is_too_large_is_not_asked_for() -> None:
 
 
 def test_so_many_connections_and_no_more() -> None:
+    """Where all are at work: some more are looked at, and beyond those none."""
+
     async def main() -> None:
-        async with house(connections=3) as it:
-            agents = [await Agent.connect(it.port) for _ in range(3)]
+        go = asyncio.Event()
+
+        async def work(request: Request) -> None:
+            await go.wait()
+            await echo(request)
+
+        async with house(work, connections=3, spare=2) as it:
+            agents = []
+            for number in range(1, 6):
+                agents.append(await Agent.connect(it.port))
+                await agents[-1].send(GET)
+                while len(it.came) < number:
+                    await asyncio.sleep(0)
+                assert it.server.overloaded is (number > 3)
+            async with visit(it) as one_too_many:
+                reply = await one_too_many.reply("GET")
+                assert (reply.status, reply.whole) == (503, True)
+                assert reply.json["error"]["code"] == "overloaded"
+                assert reply.get(b"stripe-should-retry") == reply.get(b"x-should-retry") == b"true"
+                assert reply.get(b"retry-after") == b"1"
+                assert await one_too_many.rest() == b""
+            go.set()
+            for agent in agents:
+                assert (await agent.reply("GET")).status == 200
+                agent.close()
+
+    run(main())
+
+
+def test_who_sleeps_makes_room_for_who_asks() -> None:
+    """The one that has been idle for longest goes first; none that is at work."""
+
+    async def main() -> None:
+        go = asyncio.Event()
+
+        async def work(request: Request) -> None:
+            if request.head is not None and request.head.method == "POST":
+                await go.wait()
+            await echo(request)
+
+        async with house(work, connections=4, spare=0) as it:
+            agents = [await Agent.connect(it.port) for _ in range(4)]
             for agent in agents:
                 await agent.send(GET)
                 assert (await agent.reply("GET")).status == 200
-            async with visit(it) as one_too_many:
-                reply = await one_too_many.reply("GET")
-                assert (reply.status, reply.whole) == (429, True)
-                assert reply.json["error"]["code"] == "rate_limited"
-                assert reply.get(b"stripe-should-retry") == reply.get(b"x-should-retry") == b"false"
-                assert await one_too_many.rest() == b""
-            agents.pop().close()
-            while len(it.server._connections) == 3:
+            await agents[0].send(post(b""))  # the first one works, so the second is the oldest that sleeps
+            while len(it.came) < 5:
                 await asyncio.sleep(0)
             async with visit(it) as late:
                 await late.send(GET)
                 assert (await late.reply("GET")).status == 200
+                assert await agents[1].rest() == b""
+                for agent in agents[2:]:
+                    await agent.send(GET)
+                    assert (await agent.reply("GET")).status == 200
+            go.set()
+            assert (await agents[0].reply("POST")).status == 200
             for agent in agents:
+                agent.close()
+
+    run(main())
+
+
+def test_P21_heads_that_never_end_keep_nobody_out() -> None:
+    """However many there are: the oldest of them makes room."""
+
+    async def main() -> None:
+        async with house(connections=8, spare=0) as it:
+            slow = [await Agent.connect(it.port) for _ in range(40)]
+            for agent in slow:
+                await agent.send(b"GET / HT")
+            async with visit(it) as good:
+                await good.send(GET)
+                assert (await good.reply("GET")).status == 200
+            assert len(it.server._connections) <= 8
+            for agent in slow:
                 agent.close()
 
     run(main())

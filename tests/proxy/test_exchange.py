@@ -198,7 +198,7 @@ def test_a_turn_that_comes_together_with_the_end_is_passed_on(tmp_path: Path) ->
             second = asyncio.create_task(world.ask())
             while len(turns.waiting) < 1:
                 await asyncio.sleep(0)
-            (doomed,) = world.server._connections - known
+            (doomed,) = world.server._connections.keys() - known
             third = asyncio.create_task(world.ask())
             while len(turns.waiting) < 2:
                 await asyncio.sleep(0)

@@ -55,7 +55,7 @@ def pages(folder: Path, wanted: CallFilter) -> list[wire.Call]:
         async with opened(folder) as database:
             cursor: int | None = wanted.before_no
             while True:
-                page, cursor = await queries.calls(database.reader, replace(wanted, before_no=cursor))
+                page, cursor = await queries.calls(database.readers, replace(wanted, before_no=cursor))
                 assert len(page) <= wanted.limit
                 found += page
                 if cursor is None:
@@ -211,7 +211,10 @@ KEYS = {1: "a/tenant:acme", 2: "a/tenant:acme2", 3: "b/tenant:acme/x"}
     vendor=st.sampled_from([None, "stripe", "resend"]),
     denied=st.booleans(),
     unknown=st.booleans(),
-    keys=st.none() | st.frozensets(st.sampled_from(sorted(KEYS)), max_size=3),
+    label=st.sampled_from([None, "tenant:acme", "a", "nobody's"]),
+    key=st.none() | st.sampled_from(sorted(KEYS)),
+    piece=st.sampled_from([1, 7, 1000]),
+    few=st.sampled_from([0, 100]),
     first=st.none() | st.integers(0, 60),
     last=st.none() | st.integers(0, 60),
 )
@@ -222,13 +225,17 @@ def test_filters_and_pages_give_what_a_loop_over_all_rows_gives(
     vendor: str | None,
     denied: bool,
     unknown: bool,
-    keys: frozenset[int] | None,
+    label: str | None,
+    key: int | None,
+    piece: int,
+    few: int,
     first: int | None,
     last: int | None,
 ) -> None:
     """Every row that fits, once, newest first, whatever the size of the page."""
     wanted = CallFilter(
-        key_nos=keys,
+        key_no=key,
+        keys=None if label is None else KeyFilter(labels=(label,)),
         vendor=vendor,
         denied=denied,
         unknown=unknown,
@@ -242,11 +249,15 @@ def test_filters_and_pages_give_what_a_loop_over_all_rows_gives(
         if (vendor is None or row.vendor == vendor)
         and (not denied or row.policy_check_result != "allowed")
         and (not unknown or row.outcome == "unknown")
-        and (keys is None or row.key_no in keys)
+        and (key is None or row.key_no == key)
+        and (label is None or (row.key_no is not None and label in label_segments(KEYS[row.key_no])))
         and (first is None or row.ts_ns >= NOW + first)
         and (last is None or row.ts_ns < NOW + last)
     ]
-    assert [said.call_id for said in pages(shelf, wanted)] == expected
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(queries, "_PIECE", piece)
+        patch.setattr(queries, "_FEW_KEYS", few)
+        assert [said.call_id for said in pages(shelf, wanted)] == expected
 
 
 def shelved(number: int) -> CallRow:
@@ -316,7 +327,7 @@ def test_rows_that_arrive_between_two_pages_neither_hide_nor_repeat_any(folder: 
             seen, cursor = [], None
             for number in range(10, 100):
                 page, cursor = await queries.calls(
-                    journal.database.reader, CallFilter(limit=3, before_no=cursor)
+                    journal.database.readers, CallFilter(limit=3, before_no=cursor)
                 )
                 seen += [row.call_id for row in page]
                 if cursor is None:

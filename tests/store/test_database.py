@@ -13,8 +13,10 @@ from pathlib import Path
 import pytest
 
 from kbctl.errors import Exit, KbctlError
+from kbctld.store import database as databases
 from kbctld.store.anchor import Anchor, Height
-from kbctld.store.database import _migrations
+from kbctld.store.database import known_schema
+from tests.store.opener import make_old
 from tests.store.support import (
     NOW,
     anchor_of,
@@ -129,7 +131,7 @@ def foreign_with_our_tables(folder: Path) -> None:
 
 
 def newer(folder: Path) -> None:
-    edit(folder, f"PRAGMA user_version = {len(_migrations()) + 1}")
+    edit(folder, f"PRAGMA user_version = {known_schema() + 1}")
 
 
 def much_newer(folder: Path) -> None:
@@ -338,6 +340,83 @@ def test_D9_first_use_killed_at_any_step_is_first_use_again(folder: Path) -> Non
     said = json.loads(done.stdout)
     assert said["steps"] >= 40
     assert said["said"] == {"call 0, change 1": list(range(1, said["steps"] + 1))}
+
+
+@pytest.mark.parametrize("schema", range(1, known_schema()))
+def test_D9_a_migration_killed_at_any_step_gives_the_old_or_the_new(folder: Path, schema: int) -> None:
+    """From every schema there was, kill -9 before every step: no row is lost, and a whole copy is kept."""
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.store.opener", str(folder), str(schema)],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'daemon'}"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    said = json.loads(done.stdout)
+    assert said["steps"] >= 15
+    assert said["said"] == {"call 1, change 2, a whole copy": list(range(1, said["steps"] + 1))}
+
+
+def test_D9_no_room_for_the_copy_stops_the_start_and_changes_nothing(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half a migration on a full disk would be worse than none."""
+    make_old(folder, 1)
+    start_with = contents(folder)["kbctl.db"]
+    monkeypatch.setattr(shutil, "disk_usage", lambda _path: shutil._ntuple_diskusage(10**9, 10**9, 1000))
+    with pytest.raises(KbctlError) as caught:
+        start(folder)
+    assert (caught.value.code, caught.value.exit_status) == ("disk_full", Exit.REFUSED)
+    assert contents(folder)["kbctl.db"] == start_with
+    monkeypatch.undo()
+    assert start(folder) == Height(1, 1)
+
+
+def test_D6_a_large_database_that_was_cut_or_spoilt_at_an_end_is_refused_at_once(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not all of it is looked through at the start then, but both ends of everything."""
+    use(folder, calls=300)
+    monkeypatch.setattr(databases, "_LOOKED_THROUGH_BYTES", 0)
+    whole = database_of(folder).read_bytes()
+    assert start(folder) == Height(300, 2)
+    for spoil in (half, first_pages_only, zero_header, damaged_pages, table_gone):
+        spoil(folder)
+        assert refused(folder).code == "database_damaged"
+        database_of(folder).write_bytes(whole)
+
+
+def test_D6_damage_in_the_middle_of_a_large_database_is_found_behind(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The look that the start did not wait for finds whichever page it is."""
+    use(folder, calls=3000)
+    monkeypatch.setattr(databases, "_LOOKED_THROUGH_BYTES", 0)
+    whole = database_of(folder).read_bytes()
+
+    async def main() -> str:
+        async with opened(folder) as database:
+            assert not database.looked_through
+            try:
+                return await database.readers.run(databases.whole, limit_s=None, purpose="check")
+            except sqlite3.Error as error:
+                return str(error)
+
+    behind, codes = 0, set[str]()
+    middle = len(whole) // 4096 // 2
+    for page in range(middle, middle + 8):
+        write(folder, page * 4096, b"\xee" * 300)
+        try:
+            assert run(main()) != "ok"
+            behind += 1
+        except KbctlError as error:
+            codes.add(error.code)  # it was at an end of something
+        database_of(folder).write_bytes(whole)
+    assert behind >= 4
+    assert codes <= {"database_damaged"}
 
 
 def test_an_anchor_that_remembers_nothing_does_not_stop_first_use(folder: Path) -> None:

@@ -7,6 +7,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import time
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,9 @@ from typing import Any
 import pytest
 
 from kbctld.core.cost import Remembered
+from kbctld.store import journal as journals
 from kbctld.store.journal import FREE_BYTES_MIN, Journal, JournalError
+from kbctld.store.readers import TooSlowError
 from tests.store.support import (
     NOW,
     call,
@@ -612,3 +615,106 @@ def test_A5_what_could_not_be_counted_is_counted_by_the_next(
     found = rows(folder)
     assert sum(1 + row["folded"] for row in found) == 1006
     assert [row["no"] for row in found] == list(range(1, 1002))
+
+
+# --- the log, and damage that is met while it runs ----------------------------------------------------------
+
+
+def test_D7_the_log_stays_short_though_somebody_always_reads(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two reports that overlap without a gap: SQLite alone never begins the log anew, and it grows on."""
+    monkeypatch.setattr(journals, "_LOG_LOOK_S", 0.0)
+
+    async def main(cut_at: int) -> int:
+        monkeypatch.setattr(journals, "LOG_BYTES", cut_at)
+        longest = 0
+        async with journal_in(folder) as journal:
+            over = False
+
+            async def report() -> None:
+                def read(connection: sqlite3.Connection) -> None:
+                    cursor = connection.execute("SELECT * FROM call, meta")
+                    cursor.fetchone()
+                    time.sleep(0.05)
+
+                while not over:
+                    await journal.database.readers.run(read)
+
+            await journal.append(call(0))
+            reports = [asyncio.ensure_future(report())]
+            await asyncio.sleep(0.025)
+            reports.append(asyncio.ensure_future(report()))
+            for number in range(1, 400):
+                await journal.append(call(number, metadata='"' + "x" * 9000 + '"'))
+                await asyncio.sleep(0.001)
+                longest = max(longest, (folder / "kbctl.db-wal").stat().st_size)
+            over = True
+            await asyncio.gather(*reports)
+        return longest
+
+    naive = run(main(1 << 40))
+    assert naive > 8_000_000, "the fault is not there"
+    assert run(main(1_000_000)) < 4_000_000
+
+
+def test_D7_a_report_is_ended_after_its_time(folder: Path) -> None:
+    async def main() -> None:
+        async with opened(folder) as database:
+            endless = "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT max(i) FROM n"
+            began = time.monotonic()
+            with pytest.raises(TooSlowError) as caught:
+                await database.readers.run(lambda c: c.execute(endless).fetchone(), limit_s=0.2)
+            assert time.monotonic() - began < 2
+            assert caught.value.code == "query_too_slow"
+
+    run(main())
+
+
+@pytest.mark.parametrize("patient", [False, True])
+def test_no_report_keeps_the_daemon_from_stopping(folder: Path, patient: bool) -> None:
+    async def main() -> None:
+        async with opened(folder) as database:
+            endless = "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT max(i) FROM n"
+            reading = asyncio.ensure_future(
+                database.readers.run(lambda c: c.execute(endless).fetchone(), limit_s=None if patient else 60)
+            )
+            await asyncio.sleep(0.1)
+            began = time.monotonic()
+        await outcome_of(reading)
+        assert time.monotonic() - began < 2
+
+    run(main())
+
+
+@pytest.mark.parametrize("code", [sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_NOTADB])
+def test_D4_damage_that_a_reader_meets_stops_everything_within_100_ms(folder: Path, code: int) -> None:
+    """A report found it: whoever waits to record is told at once, and nothing is written any more."""
+
+    async def main() -> None:
+        async with journal_in(folder) as journal:
+            await journal.append(call(0))
+
+            def read(_connection: sqlite3.Connection) -> None:
+                raise failing(code)
+
+            with pytest.raises(sqlite3.Error):
+                await journal.database.readers.run(read)
+            began = time.monotonic()
+            assert isinstance(await outcome_of(journal.append(call(1))), JournalError)
+            assert time.monotonic() - began < 0.1
+            assert "kbctl restore" in (journal.stopped or "")
+
+    run(main())
+    assert [row["call_id"] for row in rows(folder)] == ["call_0"]
+
+
+def test_what_a_reader_asked_wrongly_stops_nothing(folder: Path) -> None:
+    async def main() -> None:
+        async with journal_in(folder) as journal:
+            with pytest.raises(sqlite3.OperationalError):
+                await journal.database.readers.run(lambda c: c.execute("SELECT nothing"))
+            await journal.append(call(0))
+            assert await journal.flushed()
+
+    run(main())

@@ -24,7 +24,6 @@ from kbctld.control.routes import Ask, HttpError, Reply, Route
 from kbctld.core.clock import rfc3339
 from kbctld.core.ledger import NS_PER_DAY, day_of
 from kbctld.store import changes, prune, queries
-from kbctld.store.database import apart
 from kbctld.store.export import Exported, Writer
 from kbctld.store.journal import JournalError
 from kbctld.store.prune import Plan, Pruning
@@ -204,7 +203,7 @@ class Audits:
         after = 0
         while True:
             page = replace(wanted, after_no=after, before_no=until.calls + 1)
-            rows, found = await apart(self.vault.journal.database.path, partial(_page_of, writer, page))
+            rows, found = await self.vault.journal.database.readers.run(partial(_page_of, writer, page))
             if rows:
                 yield rows
             if found is None:
@@ -251,9 +250,8 @@ class Audits:
     async def _prune_steps(
         self, before_ns: int, actor: str, *, dry_run: bool
     ) -> AsyncGenerator[wire.PruneStep, None]:
-        plan = await apart(
-            self.vault.journal.database.path, lambda connection: prune.plan(connection, before_ns)
-        )
+        readers = self.vault.journal.database.readers
+        plan = await readers.run(lambda connection: prune.plan(connection, before_ns), limit_s=None)
         if dry_run or not plan.calls:
             yield wire.PruneStep(
                 stage="prune", done=0, of=plan.calls, pruned=_pruned(plan, plan.calls, dry_run)
@@ -278,10 +276,10 @@ class Audits:
             await journal.carry_out(work.batch)
             yield wire.PruneStep(stage="prune", done=work.done, of=plan.calls)
             await asyncio.sleep(_BREATH_S)  # others write meanwhile
-        free = total = await apart(self.vault.journal.database.path, prune.free_pages)
+        free = total = await readers.run(prune.free_pages)
         while free:
             await journal.carry_out(prune.shrink)
-            left = await apart(self.vault.journal.database.path, prune.free_pages)
+            left = await readers.run(prune.free_pages)
             if left >= free:
                 break
             free = left

@@ -29,16 +29,10 @@ async def wanted_calls(ask: Ask, vault: Vault, keys: KeyHandlers) -> queries.Cal
         KbctlError: it names a key that there is not.
     """
     tenant, labels = ask.text("tenant"), tuple(ask.query.get("label_contains", ()))
-    chosen: frozenset[int] | None = None
-    if tenant is not None or labels:
-        wanted_keys = queries.KeyFilter(tenant=tenant, labels=labels)
-        chosen = frozenset(await queries.key_numbers(vault.journal.database.reader, wanted_keys))
     reference = ask.text("key")
-    if reference is not None:
-        number = frozenset({(await keys.named(reference)).no})
-        chosen = number if chosen is None else chosen & number
     return queries.CallFilter(
-        key_nos=chosen,
+        key_no=None if reference is None else (await keys.named(reference)).no,
+        keys=queries.KeyFilter(tenant=tenant, labels=labels) if tenant is not None or labels else None,
         vendor=ask.text("vendor"),
         denied=ask.text("denied") == "true",
         unknown=ask.text("unknown") == "true",

@@ -64,14 +64,13 @@ class CallHandlers:
 
     async def list(self, ask: Ask) -> Reply:
         await self.vault.journal.barrier()
-        reader = self.vault.journal.database.reader
         before = ask.text("before")
         wanted = replace(
             await wanted_calls(ask, self.vault, self.keys),
             before_no=None if before is None else int(before),
             limit=int(ask.text("limit") or 100),
         )
-        found, cursor = await queries.calls(reader, wanted)
+        found, cursor = await queries.calls(self.vault.journal.database.readers, wanted)
         fields: tuple[tuple[bytes, bytes], ...] = ()
         if cursor is not None:
             fields = ((b"Link", f'<{next_page("/audit", ask, cursor)}>; rel="next"'.encode()),)

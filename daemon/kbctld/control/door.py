@@ -34,7 +34,7 @@ log = logging.getLogger("kbctld.control")
 
 SEGMENTS = frozenset(
     "vault vault_keys audit calls policies tenants credentials vendors spend sql changes tokens status"
-    " rates healthz metrics openapi.json shutdown".split()
+    " rates healthz metrics openapi.json shutdown backup".split()
 )
 """First segments that are the operator API's; no vendor may be called so."""
 

@@ -481,7 +481,7 @@ class KeyHandlers:
     async def _places(self, wanted: queries.KeyFilter) -> Sequence[int]:
         """A page of keys, newest first."""
         try:
-            return await queries.page_of_keys(self.vault.journal.database.path, wanted)
+            return await queries.page_of_keys(self.vault.journal.database.readers, wanted)
         except sqlite3.Error as error:
             raise unrecorded(JournalError(f"the database can't be read: {error}")) from None
 

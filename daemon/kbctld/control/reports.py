@@ -140,8 +140,7 @@ class Reports:
         if from_ns >= to_ns:
             raise KbctlError("invalid_request", "`from` is not before `to`", "kbctl spend", Exit.USAGE)
         await self.vault.journal.barrier()
-        async with queries.own_reader(self.vault.journal.database.path) as reader:
-            return Reply(await queries.spend(reader, by, from_ns, to_ns))
+        return Reply(await queries.spend(self.vault.journal.database.readers, by, from_ns, to_ns))
 
 
 def _in_words(cost: Cost) -> str:

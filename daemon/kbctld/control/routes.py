@@ -16,6 +16,7 @@ from urllib.parse import parse_qsl, unquote
 
 from kbctl import wire
 from kbctl.errors import Exit, KbctlError
+from kbctld import __version__
 from kbctld.control.parameters import Parameter, read_moment
 from kbctld.core.operator_token import Scope, covers
 from kbctld.http1.gate import BadHead, Head
@@ -35,6 +36,7 @@ _STATUS = {
     Exit.INTERNAL: 503,
     Exit.UNREACHABLE: 503,
 }
+_VERSIONS = ((b"Kbctl-Api", wire.API.encode()), (b"Kbctl-Version", __version__.encode()))
 _BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _SECRET = re.compile(r"(vault_key_|kbctl_tok_)[0-9A-Za-z]+", re.ASCII)
@@ -241,7 +243,7 @@ async def respond(request: Request, work: Awaitable[tuple[int, Reply]]) -> None:
         _fail(request, bad.status, bad.code, bad.sentence, "")
     else:
         message = reply.message
-        fields: Fields = [(b"Kbctl-Api", wire.API.encode()), *reply.fields]
+        fields: Fields = [*_VERSIONS, *reply.fields]
         if message is None:
             request.respond(status, fields, b"")
             return
@@ -380,7 +382,7 @@ def _fail(
     request: Request, status: int, code: str, message: str, remedy: str, *more: tuple[bytes, bytes]
 ) -> None:
     body = wire.encode(wire.ErrorReply(error=wire.ErrorBody(code=code, message=message, remedy=remedy)))
-    fields: Fields = [(b"Content-Type", JSON), (b"Kbctl-Api", wire.API.encode()), *more]
+    fields: Fields = [(b"Content-Type", JSON), *_VERSIONS, *more]
     if status == 401:
         fields.append((b"WWW-Authenticate", b"Bearer"))
     request.respond(status, fields, body, close=request.head is None)

@@ -9,20 +9,19 @@ import asyncio
 import sqlite3
 import threading
 import time
-from contextlib import closing
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import msgspec
 
 from kbctl import wire
 from kbctl.errors import Exit, KbctlError
 from kbctld.control.routes import Ask, HttpError, Reply, Route
+from kbctld.store.readers import READ_S_MAX, is_broken
 from kbctld.vault import Vault
 
 ROWS_MAX = 10_000
 BYTES_MAX = 16 * 1024 * 1024
-DEADLINE_S = 30.0
+DEADLINE_S = READ_S_MAX
 
 _AT_ONCE = 2
 _VALUE_BYTES_MAX = 1024 * 1024
@@ -63,9 +62,9 @@ class Sql:
         request = wire.decode(ask.body, wire.SqlRequest)
         async with self._places:
             await self.vault.journal.barrier()
-            statement = _Statement(self.vault.journal.database.path, request.query, self.deadline_s)
+            statement = _Statement(request.query, self.deadline_s)
             try:
-                return Reply(await asyncio.to_thread(statement.run))
+                return Reply(await self.vault.journal.database.readers.run(statement.run))
             except asyncio.CancelledError:
                 statement.cancelled.set()  # its thread must not keep the daemon from stopping
                 raise
@@ -74,15 +73,14 @@ class Sql:
 class _Statement:
     """One statement, in a thread of its own."""
 
-    def __init__(self, path: Path, query: str, deadline_s: float) -> None:
+    def __init__(self, query: str, deadline_s: float) -> None:
         self.cancelled = threading.Event()
-        self._path = path
         self._query = query
         self._deadline_s = deadline_s
         self._until = 0.0
         self._denied = False
 
-    def run(self) -> bytes:
+    def run(self, connection: sqlite3.Connection) -> bytes:
         """The reply, encoded here so that the event loop does not wait for it.
 
         Raises:
@@ -90,18 +88,17 @@ class _Statement:
         """
         self._until = time.monotonic() + self._deadline_s
         try:
-            with closing(
-                sqlite3.connect(f"{self._path.as_uri()}?mode=ro", uri=True, isolation_level=None)
-            ) as connection:
-                connection.execute("PRAGMA query_only = ON")
-                connection.text_factory = _text
-                connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _VALUE_BYTES_MAX)
-                connection.setlimit(sqlite3.SQLITE_LIMIT_COLUMN, _COLUMNS_MAX)
-                connection.setlimit(sqlite3.SQLITE_LIMIT_ATTACHED, 0)
-                connection.set_progress_handler(self._tired, _STEPS)
-                connection.set_authorizer(self._may)
-                return self._read(connection)
+            connection.execute("PRAGMA query_only = ON")
+            connection.text_factory = _text
+            connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _VALUE_BYTES_MAX)
+            connection.setlimit(sqlite3.SQLITE_LIMIT_COLUMN, _COLUMNS_MAX)
+            connection.setlimit(sqlite3.SQLITE_LIMIT_ATTACHED, 0)
+            connection.set_progress_handler(self._tired, _STEPS)
+            connection.set_authorizer(self._may)
+            return self._read(connection)
         except (sqlite3.Error, sqlite3.Warning, ValueError, OverflowError) as error:
+            if isinstance(error, sqlite3.Error) and is_broken(error):
+                raise
             if self._denied:
                 raise HttpError(
                     403, "sql_read_only", "only one reading statement is taken here", _REMEDY

@@ -5,7 +5,7 @@ label's segment never matches.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from kbctld.core.duplicates import Duplicates
 from kbctld.core.entry import Entry
@@ -69,16 +69,19 @@ class Grant:
     """Calls that the vendor is working on now."""
     in_flight_nano: int = 0
     """What is held for them."""
-    lineage: "tuple[Grant, ...]" = field(init=False, repr=False)
-    """Itself and its ancestors."""
+    used_ns: int = 0
+    """When it was last asked for, by the monotonic clock."""
+
+    @property
+    def lineage(self) -> "tuple[Grant, ...]":
+        """Itself and its ancestors."""
+        # Not kept: a grant that holds itself would never be let go of.
+        return (self, *self.ancestors)
 
     @property
     def capped(self) -> bool:
         """Whether any amount is limited, so that every cost must be known."""
         return any(scope.capped for scope in self.scopes)
-
-    def __post_init__(self) -> None:
-        self.lineage = (self, *self.ancestors)
 
     @property
     def parent(self) -> "Grant | None":

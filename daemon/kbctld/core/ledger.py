@@ -12,6 +12,7 @@ What must stay true, at every moment:
 In memory this is a fold of the journal; the journal rebuilds it by ``restore_*`` at start.
 """
 
+from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -19,6 +20,11 @@ from typing import Any
 
 from kbctld.core.pace import Bucket, Loop, LoopGuard, Rate
 
+REPLAYS_MAX = 100_000
+"""So many requests are remembered for their retries. A retry of one that was forgotten takes a hold of its
+own: it counts more than it costs, never less."""
+EMPTY_MAX = 10_000
+"""So many calls of unknown outcome that hold nothing are kept; a vendor that is down makes them free."""
 NS_PER_S = 1_000_000_000
 NS_PER_DAY = 86_400 * NS_PER_S
 
@@ -103,7 +109,7 @@ class Account:
         self.posted_total += nano
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, weakref_slot=True)
 class Scope:
     """One set of limits and the account that it watches: a key's own, or a tenant's.
 
@@ -216,13 +222,19 @@ class Change:
 
 
 class Ledger:
-    """All accounts' open holds, and the memory of requests that may be retried or repeated."""
+    """All accounts' open holds, and the memory of requests that may be retried or repeated.
+
+    Attributes:
+        open: calls under way, and those of unknown outcome: all that money is held for, some others.
+    """
 
     def __init__(self) -> None:
-        self._replays: dict[bytes, Hold] = {}
-        self._twins: dict[bytes, Hold] = {}
+        # Ordered, to forget the oldest of very many at once.
+        self._replays: OrderedDict[bytes, Hold] = OrderedDict()
+        self._twins: OrderedDict[bytes, Hold] = OrderedDict()
         """The newest of each fingerprint."""
         self.open: set[Hold] = set()
+        self._empty: OrderedDict[Hold, None] = OrderedDict()
 
     def find_replay(self, replay: bytes | None, request: bytes, now_ns: int, window_ns: int) -> Hold | None:
         """The hold that a retry shares, if this is one."""
@@ -314,6 +326,7 @@ class Ledger:
             changes.append(self._void(hold))
         elif hold.attempts == 0 and hold.outcome is Outcome.PENDING:
             hold.outcome = Outcome.UNKNOWN
+            self._keep_empty(hold)
             changes.append(Change(hold.row, Outcome.UNKNOWN, hold.nano))
         return changes
 
@@ -345,6 +358,7 @@ class Ledger:
         hold.silent = True
         hold.attempts = 0
         self._hold(hold)
+        self._keep_empty(hold)
         self.restore_replay(hold)
         self.remember_twin(hold)
 
@@ -360,6 +374,8 @@ class Ledger:
         if first is None or first.request == hold.request:
             self._replays.pop(hold.replay, None)  # to the young end: the order is by age
             self._replays[hold.replay] = hold
+            if len(self._replays) > REPLAYS_MAX:
+                self._replays.popitem(last=False)
 
     def remember_twin(self, hold: Hold) -> None:
         """Let what asks for the same find this hold; from the journal too, in any order."""
@@ -373,9 +389,16 @@ class Ledger:
             self._twins.pop(hold.fingerprint, None)  # to the young end: the order is by age
             self._twins[hold.fingerprint] = hold
             if len(self._twins) > TWINS_MAX:
-                del self._twins[next(iter(self._twins))]
+                self._twins.popitem(last=False)
         elif later.outcome is not Outcome.POSTED:  # that one would do for ever
             hold.twin, later.twin = twin, hold
+
+    def _keep_empty(self, hold: Hold) -> None:
+        """An unknown call that holds no money: of very many the newest are kept; their rows tell of all."""
+        if not hold.nano:
+            self._empty[hold] = None
+            if len(self._empty) > EMPTY_MAX:
+                self.open.discard(self._empty.popitem(last=False)[0])
 
     def _hold(self, hold: Hold) -> None:
         for account in hold.accounts:
@@ -405,5 +428,6 @@ class Ledger:
     def _end(self, hold: Hold, outcome: Outcome) -> None:
         hold.outcome = outcome
         self.open.discard(hold)
+        self._empty.pop(hold, None)
         for account in hold.accounts:
             account.release(hold.day, hold.nano)

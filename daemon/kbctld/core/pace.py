@@ -212,6 +212,11 @@ class LoopGuard:
             ticks.popleft()
         return len(ticks)
 
+    def is_empty(self, tick_ns: int) -> bool:
+        """Whether it is as good as a new one."""
+        self._forget(tick_ns)
+        return not self._ticks
+
     def note(self, digest: bytes, tick_ns: int) -> None:
         """This request was let through now."""
         self._forget(tick_ns)

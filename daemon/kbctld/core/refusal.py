@@ -37,6 +37,7 @@ class Code(StrEnum):
     CREDENTIAL_UNAVAILABLE = "credential_unavailable"
     AUDIT_UNAVAILABLE = "audit_unavailable"
     SHUTTING_DOWN = "shutting_down"
+    OVERLOADED = "overloaded"
     UPSTREAM_UNREACHABLE = "upstream_unreachable"
     UPSTREAM_TIMEOUT = "upstream_timeout"
     UPSTREAM_INVALID = "upstream_invalid"
@@ -70,6 +71,7 @@ STATUS: dict[Code, int] = {
     Code.CREDENTIAL_UNAVAILABLE: 503,
     Code.AUDIT_UNAVAILABLE: 503,
     Code.SHUTTING_DOWN: 503,
+    Code.OVERLOADED: 503,
     Code.UPSTREAM_UNREACHABLE: 502,
     Code.UPSTREAM_TIMEOUT: 504,
     Code.UPSTREAM_INVALID: 502,

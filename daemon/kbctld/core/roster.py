@@ -55,6 +55,10 @@ class Roster:
             if not self._groups[group]:
                 del self._groups[group]
 
+    def has_children(self, grant: Grant) -> bool:
+        """Whether any that was derived from it is entered."""
+        return ("parent", grant.no) in self._groups
+
     def of_tenant(self, tenant: str) -> list[Grant]:
         return list(self._groups.get(("tenant", tenant), {}).values())
 

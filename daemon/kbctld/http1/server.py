@@ -1,7 +1,9 @@
 """Connections: bytes from a socket to one request at a time, and its answer back.
 
 What must stay true: at most one request of a connection is worked on; whatever follows waits unread.
-Every wait has an end: head 10 s, body at 1 KiB/s or more, an answer nobody reads 60 s, idle 5 min. A
+Every wait has an end: head 10 s, body at 1 KiB/s or more, an answer nobody reads 60 s, idle 5 min. There are
+so many connections and no more: where they are all taken, the one that has been idle for longest makes room,
+and a client that has none of its requests under way is never kept out by those that sleep. A
 head that does not pass the gate is answered and the connection closed; its rest is thrown away unread,
 so that no byte of it can be taken for a second request.
 """
@@ -13,6 +15,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from http import HTTPStatus
+from itertools import islice
 from typing import cast
 
 from kbctld.http1.gate import HEAD_BYTES_MAX, BadHead, Head, read_head
@@ -33,16 +36,19 @@ _LINGER_S = 2.0
 _LAST_CALL_S = 1.0
 # What is left of a refused request's body is read and thrown away up to this size; beyond it we close.
 _SKIP_BYTES = 64 * 1024
+# Connections looked at for one that is idle, each time that another wants in.
+_ROOM_TRIES = 64
 # Requests with one credential that are begun in one round of the event loop.
 _BEGUN_AT_ONCE = 4
 
+# Whose agent it is can't be told before its head is in, so the shape is the one that most SDKs read.
 _FULL_BODY = (
-    b'{"error":{"type":"invalid_request_error","code":"rate_limited",'
-    b'"message":"rate_limited: too many open connections"}}'
+    b'{"error":{"type":"api_error","code":"overloaded",'
+    b'"message":"overloaded: too many requests are under way; nothing was sent"}}'
 )
 _FULL = (
-    b"HTTP/1.1 429 Too Many Requests\r\nContent-Type: application/json\r\nRetry-After: 1\r\n"
-    b"Stripe-Should-Retry: false\r\nx-should-retry: false\r\nConnection: close\r\n"
+    b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nRetry-After: 1\r\n"
+    b"Stripe-Should-Retry: true\r\nx-should-retry: true\r\nConnection: close\r\n"
     b"Content-Length: %d\r\n\r\n%b" % (len(_FULL_BODY), _FULL_BODY)
 )
 
@@ -58,6 +64,8 @@ class Limits:
     write_stall_s: float = 60.0
     idle_s: float = 300.0
     connections: int = 1024
+    spare: int = 128
+    """Beyond those: for requests that are looked at before they are turned away."""
 
 
 class ClientGone(Exception):  # noqa: N818 - an event, not a defect
@@ -434,6 +442,7 @@ class Connection(asyncio.Protocol):
             return
         self._skip = skip
         self.idle_since = self.loop.time()
+        self.server.rests(self)
         self._next()
 
     def abort(self) -> None:
@@ -632,10 +641,12 @@ class Server:
         self.draining = False
         self.line = Line(self.loop)
         self._admit = admit
-        self._connections: set[Connection] = set()
+        # A dictionary as an ordered set.
+        self._connections: dict[Connection, None] = {}
         self._listeners: list[asyncio.Server] = []
         self._sweeper = self.loop.call_later(30, self._sweep)
         self._empty: asyncio.Future[None] | None = None
+        self._hurried = False
 
     def protocol(self) -> Connection:
         return Connection(self)
@@ -649,14 +660,41 @@ class Server:
             transport.abort()
             return False
         if len(self._connections) >= self.limits.connections:
+            self._make_room()
+        if len(self._connections) >= self.limits.connections + self.limits.spare:
             transport.write(_FULL)
             transport.close()
             return False
-        self._connections.add(connection)
+        self._connections[connection] = None
         return True
 
+    @property
+    def overloaded(self) -> bool:
+        """Whether more requests are under way at once than are meant to be."""
+        return len(self._connections) > self.limits.connections
+
+    def _make_room(self) -> None:
+        """Close a connection on which nothing is asked: the one that has been idle for longest.
+
+        They are kept by the time that they became idle, so the first one that sleeps is it.
+        """
+        for connection in islice(self._connections, _ROOM_TRIES):
+            if connection.request is None:
+                connection.close_if_idle()
+                connection.abort()
+                self._connections.pop(connection, None)
+                return
+        # Those at the front are at work; they go to the back, so that each look sees others.
+        for connection in list(islice(self._connections, _ROOM_TRIES)):
+            self._connections[connection] = self._connections.pop(connection)
+
+    def rests(self, connection: Connection) -> None:
+        """Its request has ended: it is the youngest of the idle ones."""
+        if connection in self._connections:
+            self._connections[connection] = self._connections.pop(connection)
+
     def farewell(self, connection: Connection) -> None:
-        self._connections.discard(connection)
+        self._connections.pop(connection, None)
         if not self._connections and self._empty is not None and not self._empty.done():
             self._empty.set_result(None)
 
@@ -682,11 +720,17 @@ class Server:
             connection.abort()
 
     async def _emptied(self, patience_s: float) -> None:
-        if self._connections:
+        if self._connections and not self._hurried:
             self._empty = self.loop.create_future()
             handle = self.loop.call_later(patience_s, _wake, self._empty)
             await self._empty
             handle.cancel()
+
+    def hurry(self) -> None:
+        """Wait for nothing that is under way."""
+        self._hurried = True
+        if self._empty is not None:
+            _wake(self._empty)
 
     def _sweep(self) -> None:
         now = self.loop.time()

@@ -1,15 +1,16 @@
 """A refusal as the vendor would have said it, so that its SDK raises the right class and does not retry.
 
 What must stay true (each verified against real SDKs): the message starts with the machine code, the one
-thing that every SDK puts into ``str(error)``; both no-retry headers are on every answer, since
-``Retry-After`` alone makes some SDKs sleep for hours; the body is JSON in the vendor's own shape, since a
-foreign shape reads as success in others.
+thing that every SDK puts into ``str(error)``; both no-retry headers are on every answer of a policy, since
+``Retry-After`` alone makes some SDKs sleep for hours; where only the moment was bad (``overloaded``) both say
+the opposite, so that SDKs come back by themselves: nothing was decided and nothing was sent; the body is
+JSON in the vendor's own shape, since a foreign shape reads as success in others.
 """
 
 import json
 from typing import Any
 
-from kbctld.core.refusal import Refusal
+from kbctld.core.refusal import Code, Refusal
 from kbctld.core.vendor import Vendor
 from kbctld.http1.server import Fields
 
@@ -26,11 +27,12 @@ def refusal_answer(
         key_id: whose key, where one was found.
     """
     status = refusal.http_status
+    again = b"true" if refusal.code is Code.OVERLOADED else b"false"
     fields: Fields = [
         (b"Content-Type", b"application/json"),
         (b"Cache-Control", b"no-store"),
-        (b"Stripe-Should-Retry", b"false"),
-        (b"x-should-retry", b"false"),
+        (b"Stripe-Should-Retry", again),
+        (b"x-should-retry", again),
         ((vendor.file.request_id_header if vendor else "Request-Id").encode(), call_id.encode()),
     ]
     if refusal.retry_after_s is not None:

@@ -73,6 +73,7 @@ async def exchange(plane: "Plane", request: Request) -> None:
         )
         _refuse_if(admit(grant, access, call.row.ts_ns))
         credential = plane.usable_credential(grant, access.vendor)
+        _refuse_if(plane.overload(request, grant))
 
         async with plane.turn(grant, access, credential) as turn:
             # The body is read only as far as something in it decides; then nothing of the agent's is missing.
@@ -472,6 +473,18 @@ class Plane:
     def idle(self) -> bool:
         """Whether no call is under way or in line."""
         return self._places.idle and all(shares.idle for shares in self._shares.values())
+
+    def overload(self, request: Request, grant: Grant) -> Refusal | None:
+        """Turn a call away when too many are under way, and its key has its share of them already."""
+        server = request.connection.server
+        if not server.overloaded or self._places.fair(grant, server.limits.connections):
+            return None
+        sentence = f"{server.limits.connections:,} requests are under way; nothing was sent"
+        return Refusal(Code.OVERLOADED, sentence, "try again in a moment", retry_after_s=1)
+
+    def busy(self, grant: Grant) -> bool:
+        """Whether calls of this key are under way or in line."""
+        return self._places.busy(grant)
 
     def _shares_of(self, credential: Credential) -> Shares:
         """Rates belong to an account, and so to a credential; a new secret of it changes nothing."""

@@ -58,6 +58,16 @@ class Places:
         """Whether nothing is under way or in line."""
         return not self._keys
 
+    def fair(self, grant: Grant, requests: int) -> bool:
+        """Whether the calls of this key are no more than its share of so many, over all keys with calls."""
+        place = self._keys.get(grant.no)
+        mine = 0 if place is None else place.busy + len(place.waiting)
+        return mine < max(1, requests // (len(self._keys) + (place is None)))
+
+    def busy(self, grant: Grant) -> bool:
+        """Whether calls of this key are under way or in line."""
+        return grant.no in self._keys
+
     async def take(self, grant: Grant) -> None:
         """One of the key's places, at once or in line; ``give_back`` it.
 

@@ -3,17 +3,22 @@
 What must stay true: a missing, empty, foreign, newer, damaged or rolled-back file never means zero spend.
 Each is an error of its own and nothing is served. ``accept_rollback`` is the operator's word that what is
 there shall count from now on; every key that was live is then frozen, because what it spent is not known.
+Before the schema is brought forward a copy is kept, whole or not at all.
+
+Looking at every page takes a second for every 200 MB. A database up to 64 MiB is looked through before
+anything is served; of a larger one both ends of every table and index, and the rest behind, while calls are
+served (``whole``): damage found there stops spending as damage met by a call does.
 """
 
 import asyncio
 import json
 import os
 import re
+import shutil
 import sqlite3
 import time
 from collections.abc import Callable
-from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib import resources
 from pathlib import Path
@@ -24,12 +29,15 @@ import aiosqlite
 from kbctl.errors import Exit, KbctlError
 from kbctld.store import chain
 from kbctld.store.anchor import Anchor, Height
+from kbctld.store.readers import Readers
 
 T = TypeVar("T")
 
 APPLICATION_ID = 0x6B626374  # "kbct": says whose file it is, in the header that file(1) reads
 _CHAINED = 5  # the schema that brought the chain: what was there before is taken into it
 _MIGRATION = re.compile(r"(\d{4})_[a-z_]+\.sql")
+_LOOKED_THROUGH_BYTES = 64 * 1024 * 1024
+_RESTORE = "kbctl restore FILE    # FILE is what kbctl backup made; the damaged one is kept beside it"
 _ACCEPT = "kbctl up --accept-rollback    # unless you can put the right file back; freezes all live keys"
 
 
@@ -41,9 +49,11 @@ class Database:
         writer: the one connection that writes and checkpoints.
         reader: reads only.
         anchor: its memory outside.
+        readers: what may take long, each on a connection of its own.
         height: how far it has come.
         tip: the end of its chain; the journal moves it.
         created: whether this was first use.
+        looked_through: whether every page was looked at when it was opened.
     """
 
     path: Path
@@ -53,8 +63,14 @@ class Database:
     height: Height
     tip: chain.Tip
     created: bool
+    looked_through: bool = True
+    readers: Readers = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.readers = Readers(self.path)
 
     async def close(self) -> None:
+        self.readers.end_all()
         # The writer last: the last connection to close checkpoints and removes the log.
         await self.reader.close()
         await self.writer.close()
@@ -73,16 +89,6 @@ async def mark_pending_unknown(database: Database) -> None:
     await in_one_go(database.writer, partial(chain.mark_pending_unknown, tip))
     await database.writer.commit()
     database.tip = tip
-
-
-async def apart(path: Path, work: Callable[[sqlite3.Connection], T]) -> T:
-    """Read what may take long on a connection and a thread of its own, so that nobody else waits for it."""
-
-    def read() -> T:
-        with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as connection:
-            return work(connection)
-
-    return await asyncio.to_thread(read)
 
 
 async def open_database(path: Path, anchor_path: Path, *, accept_rollback: bool) -> Database:
@@ -123,7 +129,16 @@ async def open_database(path: Path, anchor_path: Path, *, accept_rollback: bool)
         raise
     anchor = Anchor(anchor_path)
     anchor.reset(height)
-    return Database(path, writer, reader, anchor, height, tip, created)
+    return Database(
+        path,
+        writer,
+        reader,
+        anchor,
+        height,
+        tip,
+        created,
+        not await asyncio.to_thread(_is_large, path),
+    )
 
 
 async def _open_reader(path: Path) -> aiosqlite.Connection:
@@ -208,7 +223,7 @@ async def _identify(writer: aiosqlite.Connection, path: Path, fresh: bool, ancho
             f"mv {path} {path}.aside    # then put kbctl's own back",
             Exit.INTEGRITY,
         )
-    known = len(_migrations())
+    known = known_schema()
     if isinstance(version, int) and version > known:
         raise KbctlError(
             "database_newer",
@@ -216,10 +231,50 @@ async def _identify(writer: aiosqlite.Connection, path: Path, fresh: bool, ancho
             "pip install --upgrade kbctl",
             Exit.INTEGRITY,
         )
-    verdict = await _one(writer, "PRAGMA quick_check(1)")
+    verdict = await in_one_go(writer, lambda connection: _look_over(connection, path))
     if verdict != "ok":
-        raise _integrity("database_damaged", f"{path} is damaged: {verdict}")
+        raise damaged(path, verdict)
     return False
+
+
+def _is_large(path: Path) -> bool:
+    return path.stat().st_size > _LOOKED_THROUGH_BYTES
+
+
+def _look_over(connection: sqlite3.Connection, path: Path) -> str:
+    """What is wrong as far as can be told at once; ``ok`` if nothing is."""
+    if not _is_large(path):
+        return str(connection.execute("PRAGMA quick_check(1)").fetchone()[0])
+    # Both ends of each: a file that was cut, or begins with another one's pages, shows it there.
+    tables = connection.execute(
+        "SELECT name, sql LIKE '%WITHOUT ROWID%' FROM sqlite_master WHERE type = 'table'"
+    ).fetchall()
+    for table, keyed in tables:
+        columns = connection.execute("SELECT name FROM pragma_table_info(?) WHERE pk ORDER BY pk", (table,))
+        key = [str(name) for (name,) in columns] if keyed else ["rowid"]
+        _ends(connection, table, "NOT INDEXED", key)
+        for index, origin in connection.execute("SELECT name, origin FROM pragma_index_list(?)", (table,)):
+            if origin != "pk" or not keyed:
+                named = connection.execute("SELECT name FROM pragma_index_info(?)", (index,))
+                where = connection.execute(
+                    "SELECT sql FROM sqlite_master WHERE name = ?", (index,)
+                ).fetchone()[0]
+                condition = (where or "").partition(" WHERE ")[2] or "1"
+                _ends(connection, table, f"INDEXED BY {index}", [str(name) for (name,) in named], condition)
+    return "ok"
+
+
+def _ends(connection: sqlite3.Connection, table: str, how: str, key: list[str], condition: str = "1") -> None:
+    for order in ("ASC", "DESC"):
+        ordered = ", ".join(f"{column} {order}" for column in key)
+        connection.execute(
+            f"SELECT * FROM {table} {how} WHERE {condition} ORDER BY {ordered} LIMIT 100"  # noqa: S608 - ours
+        ).fetchall()
+
+
+def whole(connection: sqlite3.Connection) -> str:
+    """What is wrong with any page; ``ok`` if nothing is. Reads all of it."""
+    return str(connection.execute("PRAGMA quick_check(1)").fetchone()[0])
 
 
 async def _make_durable(writer: aiosqlite.Connection, path: Path) -> None:
@@ -237,12 +292,10 @@ async def _migrate(writer: aiosqlite.Connection, path: Path) -> None:
     """Bring the schema forward; each step is one transaction, so a kill leaves the old or the new one."""
     version = await _one(writer, "PRAGMA user_version")
     assert isinstance(version, int)  # noqa: S101 - for the type checker
-    migrations = _migrations()
-    if 0 < version < len(migrations):
-        copy = path.with_name(f"{path.name}.before-schema-{version + 1}")
-        copy.unlink(missing_ok=True)
-        await writer.execute("VACUUM INTO ?", (str(copy),))
-    for number, sql in enumerate(migrations, start=1):
+    steps = migrations()
+    if 0 < version < len(steps):
+        await _keep_copy(writer, path, version)
+    for number, sql in enumerate(steps, start=1):
         if number > version:
             await writer.executescript(
                 f"BEGIN IMMEDIATE;\n{sql}\nPRAGMA application_id = {APPLICATION_ID};\n"
@@ -253,7 +306,53 @@ async def _migrate(writer: aiosqlite.Connection, path: Path) -> None:
             await writer.commit()
 
 
-def _migrations() -> list[str]:
+async def _keep_copy(writer: aiosqlite.Connection, path: Path, version: int) -> None:
+    """A copy of the old schema under ``backups``: whole, on disk and under its name, or not there."""
+    height = await _height(writer)
+    folder = path.parent / "backups"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    copy = folder / f"{path.stem}-schema-{version}-call-{height.call_no}-change-{height.changes}.db"
+    if copy.exists():
+        return  # an earlier start was ended between this and the step itself
+    needed = int(str(await _one(writer, "PRAGMA page_count"))) * 4096 * 2
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise KbctlError(
+            "disk_full",
+            f"{path} is of an older schema; to bring it forward, with a copy kept, takes"
+            f" {needed // 2**20 + 1:,} MiB and {free // 2**20:,} MiB are free",
+            f"df -h {path.parent}",
+            Exit.REFUSED,
+        )
+    begun = copy.with_suffix(".part")
+    begun.unlink(missing_ok=True)
+    await writer.execute("VACUUM INTO ?", (str(begun),))
+    await asyncio.to_thread(in_place, begun, copy)
+
+
+def in_place(begun: Path, final: Path) -> None:
+    """Give a file its name once all of it is on disk."""
+    sync(begun)
+    begun.replace(final)
+    sync(final.parent)
+
+
+def sync(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on disk."""
+    opened = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)
+
+
+def known_schema() -> int:
+    """The newest schema that this kbctl knows."""
+    return len(migrations())
+
+
+def migrations() -> list[str]:
+    """The steps from nothing to the newest schema."""
     folder = resources.files("kbctld.store") / "migrations"
     files = sorted(
         (file for file in folder.iterdir() if _MIGRATION.fullmatch(file.name)), key=lambda f: f.name
@@ -301,6 +400,11 @@ def _integrity(code: str, message: str) -> KbctlError:
     return KbctlError(code, message, _ACCEPT, Exit.INTEGRITY)
 
 
+def damaged(path: Path, how: str) -> KbctlError:
+    """The file can't be believed: its holder is not served from it."""
+    return KbctlError("database_damaged", f"{path} is damaged: {how}", _RESTORE, Exit.INTEGRITY)
+
+
 def unusable(path: Path, error: sqlite3.Error) -> KbctlError:
     """What an error of SQLite's on the way up means: held by somebody, no room, or damaged."""
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
@@ -312,12 +416,7 @@ def unusable(path: Path, error: sqlite3.Error) -> KbctlError:
         return KbctlError(
             "disk_full", f"there is no room left to write {path}", f"df -h {path.parent}", Exit.REFUSED
         )
-    return KbctlError(
-        "database_damaged",
-        f"{path} can't be read: {error}",
-        f"mv {path} {path}.damaged    # and put a backup in its place",
-        Exit.INTEGRITY,
-    )
+    return KbctlError("database_damaged", f"{path} can't be read: {error}", _RESTORE, Exit.INTEGRITY)
 
 
 def _not_durable(path: Path) -> KbctlError:

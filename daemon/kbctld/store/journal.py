@@ -4,6 +4,8 @@ What must stay true:
 
 - one writer; everything that waits goes into one transaction, then all its waiters wake (group commit);
 - ``append`` returns only after the row is committed and fsynced, or raises and the row does not exist;
+- the write-ahead log stays short: SQLite moves it into the database now and then, and where readers kept it
+  from beginning the log anew, they are made to wait a moment;
 - a COMMIT that failed for an I/O reason may come back after a crash: from then on nothing is appended
   until a restart has read what is really there. A full disk or a locked database is definite: the
   transaction is rolled back, its waiters are told, and later ones may succeed;
@@ -25,6 +27,7 @@ from kbctld.core.vault_key import PREFIX
 from kbctld.store.anchor import Height
 from kbctld.store.chain import Tip
 from kbctld.store.database import Database, in_one_go
+from kbctld.store.readers import is_broken
 
 log = logging.getLogger("kbctld.store")
 
@@ -32,6 +35,15 @@ FREE_BYTES_MIN = 64 * 1024 * 1024
 """Below this no new hold is taken, so that what is under way can still be settled."""
 
 _VAULT_KEY = re.compile(rf"{PREFIX}[0-9A-Za-z]+", re.ASCII)
+LOG_BYTES = 32 * 1024 * 1024
+"""A log longer than this is cut."""
+LOG_BYTES_MAX = 256 * 1024 * 1024
+"""At this length a backup that holds it open is ended. Anything else that does is ended at ``LOG_BYTES``."""
+
+_LOG_LOOK_S = 0.5
+_CUT_TRIES = 50
+_CUT_PAUSE_S = 0.02
+_STUCK_S = 10.0
 _RETRY_S = 1.0
 _FOLD_ROWS = 1000
 _FOLD_NS = 60_000_000_000
@@ -171,6 +183,11 @@ class Journal:
         self._folds: dict[tuple[int | None, str], _Fold] = {}
         self._closing = False
         self._writing = False
+        self._writing_since = 0.0
+        self._log = database.path.with_name(f"{database.path.name}-wal")
+        self._log_look_at = 0.0
+        self._cutting: asyncio.Task[None] | None = None
+        database.readers.fault = self.halt
         self.stopped: str | None = None
         self.batches = 0
         self._task = self._loop.create_task(self._write())
@@ -280,8 +297,31 @@ class Journal:
             except JournalError:
                 return
 
+    @property
+    def gets_on(self) -> bool:
+        """Whether the writer lives, and what it writes now has not taken it too long."""
+        stuck = self._writing and self._loop.time() - self._writing_since > _STUCK_S
+        return self.stopped is None and not self._task.done() and not stuck
+
+    async def flushed(self) -> bool:
+        """Wait as ``barrier`` does; whether all that had been recorded is durable now."""
+        if self._next or self._writing:
+            try:
+                await self._join(lambda _batch: None)
+            except JournalError:
+                return False
+        return self.stopped is None
+
+    def halt(self, error: sqlite3.Error) -> None:
+        """Somebody came upon damage: from this moment on nothing is recorded, so nothing is forwarded."""
+        if self.stopped is None:
+            log.critical("spending stops: the database is damaged: %s", error)
+            self._stop("the database is damaged; kbctl down, then kbctl restore FILE", [])
+
     async def close(self) -> None:
         """Write what waits, then stop."""
+        if self._cutting is not None:
+            self._cutting.cancel()
         self._flush_all()
         self._closing = True
         self._wake.set()
@@ -302,7 +342,7 @@ class Journal:
         await waiter
 
     async def _write(self) -> None:
-        while True:
+        while self.stopped is None:
             if not self._next:
                 if self._closing:
                     return
@@ -310,7 +350,7 @@ class Journal:
                 await self._wake.wait()
                 continue
             batch, self._next = self._next, _Batch()
-            self._writing = True
+            self._writing, self._writing_since = True, self._loop.time()
             height = Height(self._height.call_no + len(batch.rows), self._height.changes + len(batch.changes))
             for number, row in enumerate(batch.rows, start=self._height.call_no + 1):
                 row.no = number
@@ -340,6 +380,7 @@ class Journal:
             for waiter in batch.waiters:
                 if not waiter.done():
                     waiter.set_result(None)
+            self._look_at_log()
 
     async def _commit(self, batch: _Batch) -> None:
         # The values are taken here: rows change while the writer's thread works.
@@ -400,14 +441,52 @@ class Journal:
                 told = [*told, *late.waiters]
             self._next.keep_endings_of(batch)
         else:
-            reason = "the database failed; restart kbctl to read back what is really there"
-            self.stopped = reason
-            told = [*told, *self._next.waiters]
             log.critical("spending stops until restart: %s", error)
-        failure = JournalError(reason)
-        for waiter in told:
-            if not waiter.done():
-                waiter.set_exception(failure)
+            self._stop("the database failed; restart kbctl to read back what is really there", told)
+            return
+        _tell(told, reason)
+
+    def _stop(self, reason: str, told: Iterable[asyncio.Future[None]]) -> None:
+        self.stopped = reason
+        self._wake.set()
+        _tell([*told, *self._next.waiters], reason)
+
+    # --- the log --------------------------------------------------------------------------------
+
+    def _look_at_log(self) -> None:
+        now = self._loop.time()
+        if now < self._log_look_at or self._cutting is not None:
+            return
+        self._log_look_at = now + _LOG_LOOK_S
+        if self._log_bytes() > LOG_BYTES:
+            self._cutting = self._loop.create_task(self._cut_log())
+
+    def _log_bytes(self) -> int:
+        try:
+            return self._log.stat().st_size
+        except OSError:
+            return 0
+
+    async def _cut_log(self) -> None:
+        """Move the log into the database and begin it anew, while nobody reads."""
+        readers = self._database.readers
+        try:
+            async with readers.held():
+                for _ in range(_CUT_TRIES):
+                    # A check can begin again at any time; a backup is let finish for as long as is bearable.
+                    readers.end_patient(backups=self._log_bytes() > LOG_BYTES_MAX)
+                    if await in_one_go(self._database.writer, _cut):
+                        return
+                    await asyncio.sleep(_CUT_PAUSE_S)
+            if self._log_bytes() > LOG_BYTES_MAX:
+                log.warning(
+                    "the log is long: another program holds the database open, see fuser %s", self._log
+                )
+        except sqlite3.Error as error:
+            if is_broken(error):
+                self.halt(error)
+        finally:
+            self._cutting = None
 
     # --- disk space -----------------------------------------------------------------------------
 
@@ -442,6 +521,24 @@ class _Fold:
     """Refusals whose counting row could not be recorded."""
     waiting: bool = False
     """Whether a write of the count is due."""
+
+
+def _tell(waiters: Iterable[asyncio.Future[None]], reason: str) -> None:
+    for waiter in waiters:
+        if not waiter.done():
+            waiter.set_exception(JournalError(reason))
+
+
+def _cut(connection: sqlite3.Connection) -> bool:
+    """Whether the log begins anew; never waits for a reader."""
+    if connection.in_transaction:
+        return False
+    connection.execute("PRAGMA busy_timeout = 0")
+    try:
+        busy = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
+    finally:
+        connection.execute("PRAGMA busy_timeout = 1000")
+    return not busy
 
 
 def _inserted(row: CallRow) -> tuple[Any, ...]:

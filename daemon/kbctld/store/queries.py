@@ -5,14 +5,14 @@ compared are the segments that ``label_segments`` cut when the key was issued. R
 open across an await of somebody else's.
 """
 
+import heapq
 import json
 import sqlite3
+import time
 from array import array
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
-from pathlib import Path
 from typing import Any
 
 import aiosqlite
@@ -24,9 +24,13 @@ from kbctld.core.grant import label_segments
 from kbctld.core.ledger import NS_PER_DAY
 from kbctld.core.money import usd_from_nano
 from kbctld.store.changes import day_begins
-from kbctld.store.database import apart, in_one_go
+from kbctld.store.database import in_one_go
+from kbctld.store.readers import Readers
 
 LIMIT_MAX = 1000
+
+_REVOKE_S_MAX = 60.0
+"""A revocation is not ended halfway, however many keys it looks for."""
 
 # Said in every query of open holds: these very words are the condition of the index that finds them.
 _OPEN = "outcome IN ('pending', 'unknown')"
@@ -37,12 +41,14 @@ class CallFilter:
     """Which calls; every field narrows, None does not.
 
     Attributes:
-        key_nos: keys to look at, already chosen by tenant and label.
+        key_no: only calls of this key.
+        keys: only calls of keys like these.
         before_no: only calls older than this number: the cursor of a page.
         after_no: only calls newer than this number, likewise.
     """
 
-    key_nos: frozenset[int] | None = None
+    key_no: int | None = None
+    keys: "KeyFilter | None" = None
     vendor: str | None = None
     denied: bool = False
     unknown: bool = False
@@ -148,7 +154,7 @@ DERIVED = 2**61
 """Added to the number of a derived key where its place in a list is meant."""
 
 
-async def page_of_keys(path: Path, wanted: KeyFilter) -> list[int]:
+async def page_of_keys(readers: Readers, wanted: KeyFilter) -> list[int]:
     """The places of a page; asked apart, because some filters look at every key.
 
     Keys that operators issued come before derived ones, each newest first: an agent that derives keys must
@@ -171,7 +177,7 @@ async def page_of_keys(path: Path, wanted: KeyFilter) -> list[int]:
         rest = part(connection, "IS NOT NULL", below, wanted.limit - len(places))
         return [*places, *(DERIVED + number for number in rest)]
 
-    return await apart(path, read)
+    return await readers.run(read)
 
 
 async def count_keys(reader: aiosqlite.Connection, wanted: KeyFilter) -> int:
@@ -181,7 +187,7 @@ async def count_keys(reader: aiosqlite.Connection, wanted: KeyFilter) -> int:
     return int(found[0]["n"])
 
 
-async def count_running(path: Path, now_ns: int) -> int:
+async def count_running(readers: Readers, now_ns: int) -> int:
     """How many keys may be used now; asked apart, because it looks at each."""
     conditions, values = _key_conditions(KeyFilter(live=True, running=True, now_ns=now_ns))
     sql = f"SELECT count(*) FROM vault_key WHERE {conditions}"  # noqa: S608
@@ -189,7 +195,7 @@ async def count_running(path: Path, now_ns: int) -> int:
     def read(connection: sqlite3.Connection) -> int:
         return int(connection.execute(sql, values).fetchone()[0])
 
-    return await apart(path, read)
+    return await readers.run(read)
 
 
 async def key_numbers(reader: aiosqlite.Connection, wanted: KeyFilter) -> list[int]:
@@ -217,7 +223,7 @@ async def family(reader: aiosqlite.Connection, numbers: Iterable[int], now_ns: i
     return [row["no"] for row in await _rows(reader, sql, (json.dumps(list(numbers)), now_ns))]
 
 
-async def families(path: Path, wanted: KeyFilter, now_ns: int) -> "array[int]":
+async def families(readers: Readers, wanted: KeyFilter, now_ns: int) -> "array[int]":
     """The same of all keys that match; there may be very many, so it is asked apart."""
     conditions, values = _key_conditions(wanted)
     sql = _FAMILY.format(seeds=f"SELECT no FROM vault_key WHERE {conditions}")  # noqa: S608
@@ -225,7 +231,7 @@ async def families(path: Path, wanted: KeyFilter, now_ns: int) -> "array[int]":
     def read(connection: sqlite3.Connection) -> "array[int]":
         return array("q", (row[0] for row in connection.execute(sql, (*values, now_ns))))
 
-    return await apart(path, read)
+    return await readers.run(read, limit_s=_REVOKE_S_MAX, waits=False)
 
 
 async def last_key_no(reader: aiosqlite.Connection) -> int:
@@ -437,15 +443,147 @@ async def calls_named(reader: aiosqlite.Connection, beginning: str) -> list[wire
     return exact or found
 
 
+async def calls(readers: Readers, wanted: CallFilter) -> tuple[list[wire.Call], int | None]:
+    """One page of calls, newest first, and the cursor of the next page.
+
+    A page may have fewer rows than asked for, or none, and yet be followed by another: where what is wanted
+    is rare among very many rows, looking for it is handed on to the next page after a while.
+    """
+
+    def read(connection: sqlite3.Connection) -> tuple[list[wire.Call], int | None]:
+        numbers, more = _CallSearch(connection, wanted).run()
+        sql = (
+            f"SELECT {_CALL_COLUMNS} FROM json_each(?) AS j CROSS JOIN call AS c ON c.no = j.value"  # noqa: S608
+            " LEFT JOIN vault_key AS k ON k.no = c.key_no ORDER BY c.no DESC"
+        )
+        return [_call(row) for row in connection.execute(sql, (json.dumps(numbers),))], more
+
+    return await readers.run(read)
+
+
+_PIECE = 20_000
+_FEW_KEYS = 5_000
+_SEARCH_S = 1.5
+
+
+class _CallSearch:
+    """Finds the numbers of a page of calls, in pieces: no piece holds a read transaction for long.
+
+    By an index where one is made for what is asked; where there are few keys, from each key's newest call;
+    else back from the newest of all, a piece at a time.
+    """
+
+    def __init__(self, connection: sqlite3.Connection, wanted: CallFilter) -> None:
+        self._connection = connection
+        self._want = wanted.limit + 1
+        self._conditions, self._values = list[str](), list[Any]()
+        self._wanted = wanted
+        self._keys: tuple[str, list[Any]] | None = None
+        if wanted.keys is not None:
+            self._keys = _key_conditions(wanted.keys)
+        for bound, condition in (
+            (wanted.vendor, "c.vendor = ?"),
+            (wanted.from_ns, "c.ts_ns >= ?"),
+            (wanted.to_ns, "c.ts_ns < ?"),
+        ):
+            if bound is not None:
+                self._conditions.append(condition)
+                self._values.append(bound)
+        if wanted.denied:
+            self._conditions.append("c.policy_check_result != 'allowed'")
+        if wanted.unknown:
+            self._conditions.append(f"c.{_OPEN} AND c.outcome = 'unknown' AND c.replay_of IS NULL")
+        if wanted.duplicates:
+            self._conditions.append("c.duplicate_of IS NOT NULL")
+
+    def run(self) -> tuple[list[int], int | None]:
+        """The numbers, newest first, and the cursor of the next page."""
+        wanted, until = self._wanted, time.monotonic() + _SEARCH_S
+        low, high = self._bounds()
+        found: list[int] = []
+        if wanted.unknown or wanted.key_no is not None:
+            index = "call_open" if wanted.unknown else "call_key"
+            found = self._among(f"INDEXED BY {index}", low, high, self._want)
+            high = low
+        elif wanted.denied or wanted.duplicates:
+            index = "call_denied" if wanted.denied else "call_duplicate"
+            found = self._among(f"INDEXED BY {index}", low, high, self._want)
+            high = low
+        elif self._keys is not None and (few := self._few_keys()) is not None:
+            found = self._by_key(few, low, high, self._want)
+            high = low
+        pieces = 0
+        while high > low and len(found) < self._want and (not pieces or time.monotonic() < until):
+            begin = max(low, high - _PIECE)
+            found += self._among("NOT INDEXED", begin, high, self._want - len(found))
+            high, pieces = begin, pieces + 1
+        if len(found) >= self._want:
+            return found[: wanted.limit], found[wanted.limit - 1]
+        return found, high if high > low else None
+
+    def _bounds(self) -> tuple[int, int]:
+        """The numbers to look at, from the first up to, not including, the second."""
+        wanted, ask = self._wanted, self._connection.execute
+        sql = "SELECT no FROM call INDEXED BY call_ts WHERE ts_ns >= ? ORDER BY ts_ns LIMIT 1"
+        high = ask("SELECT coalesce(max(no), 0) + 1 FROM call").fetchone()[0]
+        low = 1
+        # Rows are all but in the order of their times.
+        if wanted.from_ns is not None:
+            first = ask(sql, (wanted.from_ns - _SLACK_NS,)).fetchone()
+            low = high if first is None else first[0]
+        if wanted.to_ns is not None:
+            beyond = ask(sql, (wanted.to_ns + _SLACK_NS,)).fetchone()
+            high = high if beyond is None else beyond[0]
+        if wanted.before_no is not None:
+            high = min(high, wanted.before_no)
+        return low, high
+
+    def _among(self, index: str, low: int, high: int, limit: int) -> list[int]:
+        conditions = ["c.no >= ?", "c.no < ?", *self._conditions]
+        values = [low, high, *self._values]
+        if self._wanted.key_no is not None:
+            conditions.append("c.key_no = ?")
+            values.append(self._wanted.key_no)
+        if self._keys is not None:
+            which, with_values = self._keys
+            of = f"SELECT 1 FROM vault_key WHERE no = c.key_no AND {which}"  # noqa: S608
+            conditions.append(f"EXISTS ({of})")
+            values += with_values
+        sql = (
+            f"SELECT c.no FROM call AS c {index} WHERE {' AND '.join(conditions)}"  # noqa: S608
+            " ORDER BY c.no DESC LIMIT ?"
+        )
+        return [row[0] for row in self._connection.execute(sql, (*values, limit))]
+
+    def _few_keys(self) -> list[int] | None:
+        """The keys that are meant, unless they are many."""
+        assert self._keys is not None  # noqa: S101 - asked first
+        which, values = self._keys
+        sql = f"SELECT no FROM vault_key WHERE {which} LIMIT ?"  # noqa: S608
+        found = [row[0] for row in self._connection.execute(sql, (*values, _FEW_KEYS + 1))]
+        return found if len(found) <= _FEW_KEYS else None
+
+    def _by_key(self, keys: list[int], low: int, high: int, limit: int) -> list[int]:
+        conditions = " AND ".join(["c.key_no = ?", "c.no >= ?", "c.no < ?", *self._conditions])
+        sql = (
+            f"SELECT c.no FROM call AS c INDEXED BY call_key WHERE {conditions}"  # noqa: S608
+            " ORDER BY c.no DESC LIMIT ?"
+        )
+        newest: list[int] = []  # a heap of as many as are wanted, the oldest of them first
+        for key in keys:
+            # A key's calls that are older than all that is wanted so far need not be looked at.
+            oldest = newest[0] if len(newest) == limit else low
+            for (no,) in self._connection.execute(sql, (key, oldest, high, *self._values, limit)):
+                if len(newest) < limit:
+                    heapq.heappush(newest, no)
+                else:
+                    heapq.heappushpop(newest, no)
+        return sorted(newest, reverse=True)
+
+
 def _call_conditions(wanted: CallFilter) -> tuple[str, list[Any]]:
+    """What narrows, in one statement: for who reads all of it in any case."""
     conditions, values = ["1"], list[Any]()
-    if wanted.key_nos is not None:
-        # A long list as a JSON array: the number of bound values is limited.
-        conditions.append("c.key_no IN (SELECT value FROM json_each(?))")
-        values.append(json.dumps(sorted(wanted.key_nos)))
-    if wanted.vendor is not None:
-        conditions.append("c.vendor = ?")
-        values.append(wanted.vendor)
     if wanted.denied:
         conditions.append("c.policy_check_result != 'allowed'")
     if wanted.unknown:
@@ -453,6 +591,8 @@ def _call_conditions(wanted: CallFilter) -> tuple[str, list[Any]]:
     if wanted.duplicates:
         conditions.append("c.duplicate_of IS NOT NULL")
     for bound, condition in (
+        (wanted.key_no, "c.key_no = ?"),
+        (wanted.vendor, "c.vendor = ?"),
         (wanted.from_ns, "c.ts_ns >= ?"),
         (wanted.to_ns, "c.ts_ns < ?"),
         (wanted.before_no, "c.no < ?"),
@@ -461,20 +601,11 @@ def _call_conditions(wanted: CallFilter) -> tuple[str, list[Any]]:
         if bound is not None:
             conditions.append(condition)
             values.append(bound)
+    if wanted.keys is not None:
+        which, with_values = _key_conditions(wanted.keys)
+        conditions.append(f"EXISTS (SELECT 1 FROM vault_key WHERE no = c.key_no AND {which})")  # noqa: S608
+        values += with_values
     return " AND ".join(conditions), values
-
-
-async def calls(reader: aiosqlite.Connection, wanted: CallFilter) -> tuple[list[wire.Call], int | None]:
-    """One page of calls, newest first, and the cursor of the next page."""
-    conditions, values = _call_conditions(wanted)
-    sql = (
-        f"SELECT {_CALL_COLUMNS} FROM call AS c LEFT JOIN vault_key AS k ON k.no = c.key_no"  # noqa: S608
-        f" WHERE {conditions} ORDER BY c.no DESC LIMIT ?"
-    )
-    async with reader.execute(sql, (*values, wanted.limit + 1)) as cursor:
-        rows = [tuple(row) async for row in cursor]
-    more = rows[wanted.limit - 1][0] if len(rows) > wanted.limit else None
-    return [_call(row) for row in rows[: wanted.limit]], more
 
 
 def exported(
@@ -546,57 +677,70 @@ _CAPS_BY = {
 }
 
 
-async def _caps(
-    reader: aiosqlite.Connection, by: str, names: Iterable[str], *, one_day: bool
+def _caps(
+    connection: sqlite3.Connection, by: str, names: Iterable[str], *, one_day: bool
 ) -> Mapping[str, int | None]:
     """The daily caps where a report is of one UTC day, else the total ones."""
     if by not in _CAPS_BY:
         return {}
     sql = f"{_CAPS_BY[by]} (SELECT value FROM json_each(?))"  # noqa: S608
-    async with reader.execute(sql, (json.dumps(list(names)),)) as cursor:
-        return {row[0]: row[1 if one_day else 2] async for row in cursor}
+    rows = connection.execute(sql, (json.dumps(list(names)),))
+    return {row[0]: row[1 if one_day else 2] for row in rows}
 
 
-async def spend(reader: aiosqlite.Connection, by: str, from_ns: int, to_ns: int) -> list[wire.Spend]:
+_SPEND_PIECE = 100_000
+_SPEND_S_MAX = 60.0
+
+
+async def spend(readers: Readers, by: str, from_ns: int, to_ns: int) -> list[wire.Spend]:
     """Who spent what between two times: the largest first, days in order; the empty name is nobody's.
+
+    Summed up in pieces, so that a report of all there is holds no read transaction for long.
 
     Args:
         by: one of ``SPEND_BY``.
     """
-    order = "name" if by == "day" else "posted + held DESC, name"
     sql = f"""
         SELECT {_SPEND_BY[by]} AS name, sum(1 + c.folded),
             sum(CASE WHEN c.policy_check_result != 'allowed' THEN 1 + c.folded ELSE 0 END),
-            sum(CASE WHEN c.outcome = 'posted' THEN c.amount_nano ELSE 0 END) AS posted,
-            sum(CASE WHEN c.outcome IN ('pending', 'unknown') THEN c.amount_nano ELSE 0 END) AS held
+            sum(CASE WHEN c.outcome = 'posted' THEN c.amount_nano ELSE 0 END),
+            sum(CASE WHEN c.outcome IN ('pending', 'unknown') THEN c.amount_nano ELSE 0 END)
         FROM call AS c INDEXED BY call_ts LEFT JOIN vault_key AS k ON k.no = c.key_no
-        WHERE c.ts_ns >= ? AND c.ts_ns < ? GROUP BY name ORDER BY {order} LIMIT {SPEND_LINES_MAX}
+        WHERE c.ts_ns >= ? AND c.ts_ns < ? GROUP BY name
     """  # noqa: S608
-    async with reader.execute(sql, (from_ns, to_ns)) as cursor:
-        rows = [tuple(row) async for row in cursor]
-    one_day = from_ns // NS_PER_DAY == (to_ns - 1) // NS_PER_DAY
-    caps = await _caps(reader, by, (str(row[0]) for row in rows), one_day=one_day)
-    return [
-        wire.Spend(
-            **{by: str(row[0])},
-            calls=row[1],
-            refused=row[2],
-            spent_usd=usd_from_nano(row[3]),
-            held_usd=usd_from_nano(row[4]),
-            cap_usd=_usd(caps.get(str(row[0]))),
-        )
-        for row in rows
-    ]
+    ahead = "SELECT ts_ns FROM call INDEXED BY call_ts WHERE ts_ns > ? ORDER BY ts_ns LIMIT 1 OFFSET ?"
 
+    def read(connection: sqlite3.Connection) -> list[wire.Spend]:
+        sums: dict[str, tuple[int, int, int, int]] = {}
+        begin = from_ns
+        while begin < to_ns:
+            last = connection.execute(ahead, (begin, _SPEND_PIECE)).fetchone()
+            end = to_ns if last is None else min(last[0], to_ns)
+            for name, *figures in connection.execute(sql, (begin, end)):
+                before = sums.get(str(name), (0, 0, 0, 0))
+                calls, refused, posted, held = (a + b for a, b in zip(before, figures, strict=True))
+                sums[str(name)] = calls, refused, posted, held
+            begin = end
+        if by == "day":
+            ordered = sorted(sums.items())
+        else:
+            ordered = sorted(sums.items(), key=lambda line: (-line[1][2] - line[1][3], line[0]))
+        ordered = ordered[:SPEND_LINES_MAX]
+        one_day = from_ns // NS_PER_DAY == (to_ns - 1) // NS_PER_DAY
+        caps = _caps(connection, by, (name for name, _ in ordered), one_day=one_day)
+        return [
+            wire.Spend(
+                **{by: name},
+                calls=calls,
+                refused=refused,
+                spent_usd=usd_from_nano(posted),
+                held_usd=usd_from_nano(held),
+                cap_usd=_usd(caps.get(name)),
+            )
+            for name, (calls, refused, posted, held) in ordered
+        ]
 
-@asynccontextmanager
-async def own_reader(path: Path) -> AsyncIterator[aiosqlite.Connection]:
-    """A connection for one long report, so that calls under way don't wait for it."""
-    reader = await aiosqlite.connect(f"{path.as_uri()}?mode=ro", uri=True)
-    try:
-        yield reader
-    finally:
-        await reader.close()
+    return await readers.run(read, limit_s=_SPEND_S_MAX)
 
 
 def _usd(nano: int | None) -> Decimal | None:
