@@ -86,7 +86,7 @@ async def exchange(plane: "Plane", request: Request) -> None:
                 call, head, grant, access, credential, fields, body, apart=apart
             )
             # What only the vendor knows of the object that it is about.
-            asked = await look_up(plane, call, turn, grant, access, credential, asked)
+            asked = await look_up(plane, call, turn, grant, access, asked)
             # The decision. The money is set aside in the same step, without suspending.
             permit: Permit = allowed(call.authorize(grant, access, asked))
             # What the vendor itself can keep to, where it takes a bound.

@@ -9,7 +9,6 @@ import asyncio
 import json
 import logging
 import sqlite3
-import time
 from typing import Any
 
 from kbctld.core.body import EMPTY
@@ -20,11 +19,12 @@ from kbctld.core.operation import Later
 from kbctld.core.policy import Access
 from kbctld.core.refusal import Refusal
 from kbctld.core.target import Arrived
+from kbctld.credentials import Credential
 from kbctld.proxy.call import Refused
 from kbctld.proxy.exchange import Plane
-from kbctld.proxy.inject import outbound_head
+from kbctld.proxy.ours import hear, new_row, recorded
 from kbctld.proxy.upstream import UpstreamError
-from kbctld.store.journal import CallRow, JournalError
+from kbctld.store.journal import JournalError
 from kbctld.store.later import Awaited, next_due
 
 log = logging.getLogger("kbctld.proxy")
@@ -113,49 +113,23 @@ class LaterPrices:
         target = vendor.settle(Arrived(None, call.path, "", EMPTY))
         if isinstance(target, Refusal):
             raise Refused(target)
-        access = Access(vendor, "GET", target, None, {}, {})
+        operation, parameters = vendor.match("GET", target.path, target.segments)
+        access = Access(vendor, "GET", target, operation, parameters, {})
         credential = plane.usable_credential(grant, vendor, call.credential)
         async with plane.turn(grant, access, credential) as turn:
             await turn.comes()
-            row = self._row(call, access)
-            await self._vault.append(row)
-            began_ns = time.perf_counter_ns()
-            try:
-                pool, access = plane.way(access)
-                connection = await pool.connection()
-                try:
-                    head = outbound_head(
-                        access, pool.origin.authority, credential, vendor.file.auth.scheme, (), None
-                    )
-                    connection.send(head, head_only=False)
-                    turn.leaves()
-                    answer = await connection.answer(pool.limits.first_byte_s)
-                    row.status = answer.status
-                    raw = bytearray()
-                    async for piece in connection.body(pool.limits.silence_s):
-                        raw += piece
-                        if len(raw) > _ANSWER_BYTES:
-                            return {}
-                finally:
-                    connection.release()
-            finally:
-                row.latency_us = row.upstream_us = (time.perf_counter_ns() - began_ns) // 1000
-                self._vault.journal.finish(row)
-        if not 200 <= answer.status < 300:
+            row = new_row(plane, access, f"kbctl asked what {call.call_id} cost")
+
+            def ready() -> Credential:
+                turn.leaves()
+                return credential
+
+            async with recorded(plane, row):
+                heard = await hear(plane, access, row, ready, most=_ANSWER_BYTES)
+        if heard.raw is None or not 200 <= heard.status < 300:
             return {}
         try:
-            said = json.loads(raw)
+            said = json.loads(heard.raw)
         except (ValueError, RecursionError):
             return {}
         return said if isinstance(said, dict) else {}
-
-    def _row(self, call: Awaited, access: Access) -> CallRow:
-        """Ours: of no key, and it costs nothing whatever comes of it."""
-        row = self._vault.new_row()
-        row.vendor, row.method, row.endpoint = call.vendor, "GET", access.target.path
-        operation, _ = access.vendor.match("GET", access.target.path, access.target.segments)
-        row.operation = operation.name if operation is not None else None
-        row.reason = f"kbctl asked what {call.call_id} cost"
-        row.upstream = self._plane.overridden.get(call.vendor)
-        row.outcome, row.requested_nano = "posted", 0
-        return row
