@@ -10,7 +10,7 @@ _kbctl() {
     fi
     for ((at = 1; at < COMP_CWORD; at++)); do
         case "$command ${COMP_WORDS[at]}" in
-            "kbctl up"|"kbctl down"|"kbctl status"|"kbctl logs"|"kbctl issue"|"kbctl keys"|"kbctl show"|"kbctl pause"|"kbctl resume"|"kbctl revoke"|"kbctl run"|"kbctl env"|"kbctl explain"|"kbctl resolve"|"kbctl spend"|"kbctl changes"|"kbctl sql"|"kbctl prune"|"kbctl backup"|"kbctl restore"|"kbctl demo"|"kbctl completion"|"kbctl credential"|"kbctl credential set"|"kbctl credential list"|"kbctl credential remove"|"kbctl policy"|"kbctl policy set"|"kbctl policy apply"|"kbctl policy list"|"kbctl policy show"|"kbctl policy remove"|"kbctl tenant"|"kbctl tenant set"|"kbctl tenant list"|"kbctl tenant show"|"kbctl audit"|"kbctl audit verify"|"kbctl audit checkpoint"|"kbctl audit export"|"kbctl vendor"|"kbctl vendor list"|"kbctl vendor show"|"kbctl vendor prices"|"kbctl vendor check"|"kbctl token"|"kbctl token create"|"kbctl token list"|"kbctl token revoke"|"kbctl service"|"kbctl service install"|"kbctl service uninstall") command+=" ${COMP_WORDS[at]}" ;;
+            "kbctl up"|"kbctl down"|"kbctl status"|"kbctl logs"|"kbctl issue"|"kbctl keys"|"kbctl show"|"kbctl pause"|"kbctl resume"|"kbctl revoke"|"kbctl run"|"kbctl env"|"kbctl explain"|"kbctl resolve"|"kbctl reconcile"|"kbctl spend"|"kbctl changes"|"kbctl sql"|"kbctl prune"|"kbctl backup"|"kbctl restore"|"kbctl demo"|"kbctl completion"|"kbctl credential"|"kbctl credential set"|"kbctl credential list"|"kbctl credential remove"|"kbctl policy"|"kbctl policy set"|"kbctl policy apply"|"kbctl policy list"|"kbctl policy show"|"kbctl policy remove"|"kbctl tenant"|"kbctl tenant set"|"kbctl tenant list"|"kbctl tenant show"|"kbctl audit"|"kbctl audit verify"|"kbctl audit checkpoint"|"kbctl audit export"|"kbctl vendor"|"kbctl vendor list"|"kbctl vendor show"|"kbctl vendor prices"|"kbctl vendor check"|"kbctl token"|"kbctl token create"|"kbctl token list"|"kbctl token revoke"|"kbctl service"|"kbctl service install"|"kbctl service uninstall") command+=" ${COMP_WORDS[at]}" ;;
         esac
     done
     case "$command $prev" in
@@ -88,6 +88,8 @@ _kbctl() {
             return ;;
         "kbctl resolve --spent"|"kbctl resolve --note")
             return ;;
+        "kbctl reconcile --credential"|"kbctl reconcile --since"|"kbctl reconcile --from"|"kbctl reconcile --to")
+            return ;;
         "kbctl spend --by")
             COMPREPLY=($(compgen -W "key tenant vendor label agent run day" -- "$cur")); return ;;
         "kbctl spend --since"|"kbctl spend --from"|"kbctl spend --to")
@@ -149,7 +151,7 @@ _kbctl() {
     case "$command" in
         "kbctl")
             options="--version --help -h"
-            words="up down status logs issue keys show pause resume revoke run env explain resolve spend changes sql prune backup restore demo completion credential policy tenant audit vendor token service" ;;
+            words="up down status logs issue keys show pause resume revoke run env explain resolve reconcile spend changes sql prune backup restore demo completion credential policy tenant audit vendor token service" ;;
         "kbctl up")
             options="--sandbox --port --upstream --foreground --accept-rollback --passphrase-stdin --json --help -h"
             words="" ;;
@@ -191,6 +193,9 @@ _kbctl() {
             words="" ;;
         "kbctl resolve")
             options="--spent --void --note --json --help -h"
+            words="" ;;
+        "kbctl reconcile")
+            options="--credential --since --from --to --json --help -h"
             words="" ;;
         "kbctl spend")
             options="--by --since --from --to --json --csv --help -h"

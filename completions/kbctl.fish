@@ -3,7 +3,7 @@
 function __kbctl_at --description 'Whether the command typed so far is this one'
     set -l command kbctl
     for word in (commandline -opc)[2..-1]
-        if contains -- "$command $word" 'kbctl up' 'kbctl down' 'kbctl status' 'kbctl logs' 'kbctl issue' 'kbctl keys' 'kbctl show' 'kbctl pause' 'kbctl resume' 'kbctl revoke' 'kbctl run' 'kbctl env' 'kbctl explain' 'kbctl resolve' 'kbctl spend' 'kbctl changes' 'kbctl sql' 'kbctl prune' 'kbctl backup' 'kbctl restore' 'kbctl demo' 'kbctl completion' 'kbctl credential' 'kbctl credential set' 'kbctl credential list' 'kbctl credential remove' 'kbctl policy' 'kbctl policy set' 'kbctl policy apply' 'kbctl policy list' 'kbctl policy show' 'kbctl policy remove' 'kbctl tenant' 'kbctl tenant set' 'kbctl tenant list' 'kbctl tenant show' 'kbctl audit' 'kbctl audit verify' 'kbctl audit checkpoint' 'kbctl audit export' 'kbctl vendor' 'kbctl vendor list' 'kbctl vendor show' 'kbctl vendor prices' 'kbctl vendor check' 'kbctl token' 'kbctl token create' 'kbctl token list' 'kbctl token revoke' 'kbctl service' 'kbctl service install' 'kbctl service uninstall'
+        if contains -- "$command $word" 'kbctl up' 'kbctl down' 'kbctl status' 'kbctl logs' 'kbctl issue' 'kbctl keys' 'kbctl show' 'kbctl pause' 'kbctl resume' 'kbctl revoke' 'kbctl run' 'kbctl env' 'kbctl explain' 'kbctl resolve' 'kbctl reconcile' 'kbctl spend' 'kbctl changes' 'kbctl sql' 'kbctl prune' 'kbctl backup' 'kbctl restore' 'kbctl demo' 'kbctl completion' 'kbctl credential' 'kbctl credential set' 'kbctl credential list' 'kbctl credential remove' 'kbctl policy' 'kbctl policy set' 'kbctl policy apply' 'kbctl policy list' 'kbctl policy show' 'kbctl policy remove' 'kbctl tenant' 'kbctl tenant set' 'kbctl tenant list' 'kbctl tenant show' 'kbctl audit' 'kbctl audit verify' 'kbctl audit checkpoint' 'kbctl audit export' 'kbctl vendor' 'kbctl vendor list' 'kbctl vendor show' 'kbctl vendor prices' 'kbctl vendor check' 'kbctl token' 'kbctl token create' 'kbctl token list' 'kbctl token revoke' 'kbctl service' 'kbctl service install' 'kbctl service uninstall'
             set command "$command $word"
         end
     end
@@ -25,6 +25,7 @@ complete -c kbctl -n "__kbctl_at 'kbctl'" -a run -d 'Run a command with a key of
 complete -c kbctl -n "__kbctl_at 'kbctl'" -a env -d 'Print the environment lines for a vault key.'
 complete -c kbctl -n "__kbctl_at 'kbctl'" -a explain -d 'Tell what became of one call, and what can be done about it.'
 complete -c kbctl -n "__kbctl_at 'kbctl'" -a resolve -d 'Settle a call whose outcome nobody knows.'
+complete -c kbctl -n "__kbctl_at 'kbctl'" -a reconcile -d 'Compare the vendor'\''s own list with our rows.'
 complete -c kbctl -n "__kbctl_at 'kbctl'" -a spend -d 'Show what was spent, against the caps.'
 complete -c kbctl -n "__kbctl_at 'kbctl'" -a changes -d 'Show who changed keys, policies, tenants and tokens, and how.'
 complete -c kbctl -n "__kbctl_at 'kbctl'" -a sql -d 'Ask the audit database, read-only. The view is named calls.'
@@ -155,6 +156,12 @@ complete -c kbctl -n "__kbctl_at 'kbctl resolve'" -l void -d 'The vendor did not
 complete -c kbctl -n "__kbctl_at 'kbctl resolve'" -l note -x -d 'How you know; kept in `changes`.'
 complete -c kbctl -n "__kbctl_at 'kbctl resolve'" -l json -d 'Print JSON.'
 complete -c kbctl -n "__kbctl_at 'kbctl resolve'" -l help -s h -d 'Show this message and exit.'
+complete -c kbctl -n "__kbctl_at 'kbctl reconcile'" -l credential -x -d 'Of whose account; the usual one if none.'
+complete -c kbctl -n "__kbctl_at 'kbctl reconcile'" -l since -x -d 'How far back: 30m, 2h, 7d.'
+complete -c kbctl -n "__kbctl_at 'kbctl reconcile'" -l from -x -d 'Only from then on (UTC).'
+complete -c kbctl -n "__kbctl_at 'kbctl reconcile'" -l to -x -d 'Only before then (UTC).'
+complete -c kbctl -n "__kbctl_at 'kbctl reconcile'" -l json -d 'Print JSON.'
+complete -c kbctl -n "__kbctl_at 'kbctl reconcile'" -l help -s h -d 'Show this message and exit.'
 complete -c kbctl -n "__kbctl_at 'kbctl spend'" -l by -x -a 'key tenant vendor label agent run day' -d 'A line for each.'
 complete -c kbctl -n "__kbctl_at 'kbctl spend'" -l since -x -d 'How far back: 30m, 2h, 7d.'
 complete -c kbctl -n "__kbctl_at 'kbctl spend'" -l from -x -d 'Only from then on (UTC).'

@@ -280,6 +280,14 @@ def changes(
     return Call("GET", "/changes", list[wire.Change], query=query)
 
 
+def reconcile(
+    vendor: str, credential: str | None, start: str | None, end: str | None
+) -> Call[wire.Reconciliation]:
+    query = _given(credential=credential, start=start, to=end)
+    path = f"/vendors/{_segment(vendor, 'kbctl vendor list')}/reconcile"
+    return Call("POST", path, wire.Reconciliation, query=query)
+
+
 def derive(request: wire.IssueRequest) -> Call[wire.IssuedKey]:
     """On the proxy port: the parent key is the authority."""
     return Call("POST", "/vault_keys", wire.IssuedKey, body=request)

@@ -317,6 +317,17 @@ class Client:
         """Say what the vendor took for a call whose outcome nobody knows; None where it took nothing."""
         return self._ask(calls.resolve(ref, spent_usd, note))
 
+    def reconcile(
+        self,
+        vendor: str,
+        *,
+        credential: str | None = None,
+        start: str | None = None,
+        end: str | None = None,
+    ) -> wire.Reconciliation:
+        """Hold the vendor's own list of a time against our rows; of the last day when left out."""
+        return self._ask(calls.reconcile(vendor, credential, start, end))
+
     def audit(self, wanted: AuditFilter | None = None) -> Iterator[list[wire.Call]]:
         """Calls, newest first, a page at a time as they are asked for."""
         for body in self.audit_bodies(wanted):
@@ -664,6 +675,17 @@ class AsyncClient:
     async def resolve(self, ref: str, spent_usd: Decimal | int | None, note: str | None = None) -> wire.Call:
         """Say what the vendor took for a call whose outcome nobody knows; None where it took nothing."""
         return await self._ask(calls.resolve(ref, spent_usd, note))
+
+    async def reconcile(
+        self,
+        vendor: str,
+        *,
+        credential: str | None = None,
+        start: str | None = None,
+        end: str | None = None,
+    ) -> wire.Reconciliation:
+        """Hold the vendor's own list of a time against our rows; of the last day when left out."""
+        return await self._ask(calls.reconcile(vendor, credential, start, end))
 
     async def audit(self, wanted: AuditFilter | None = None) -> AsyncIterator[list[wire.Call]]:
         """Calls, newest first, a page at a time as they are asked for."""

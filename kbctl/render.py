@@ -993,6 +993,58 @@ def _token_row(token: wire.Token) -> Sequence[Cell]:
     )
 
 
+# --- reconciliation -------------------------------------------------------------------------------
+
+_DIFFERENCES: Final = {
+    "elsewhere": ("not here", _RED),
+    "absent": ("here alone", _YELLOW),
+    "differs": ("differs", _YELLOW),
+}
+
+
+def reconciliation(found: wire.Reconciliation) -> None:
+    """Where a vendor's list and our rows differ, oldest first, and what to do about it."""
+    span = f"from {moment(found.start)} to {moment(found.end)}"
+    if not found.differences:
+        _say((f"{_plural(found.agree, 'call')} of {found.credential} agree", _GREEN), f" {span}")
+        return
+    columns = [
+        _Column("UTC", drop=3),
+        _Column("RECORD"),
+        _Column("MADE", cut=12, drop=2),
+        _Column("HERE", right=True),
+        _Column("THERE", right=True),
+        _Column("CALL", drop=1),
+        _Column("OBJECT", cut=14, drop=4),
+    ]
+    _table(columns, [_difference_row(each) for each in found.differences])
+    kinds = [each.what for each in found.differences]
+    _say("")
+    _say(f"{found.agree:,} agree, {len(kinds):,} differ {span}")
+    if "elsewhere" in kinds:
+        _say(f"not here: {usd(found.elsewhere_usd)} with the real key around kbctl, or by rows that are gone")
+        _say(
+            ("  if nobody should have it, rotate it: ", _DIM),
+            f"kbctl credential set {found.credential}",
+        )
+    if "absent" in kinds:
+        _say(f"here alone: {usd(found.absent_usd)} that {found.vendor} does not list in this account")
+        _say(("  look before you free anything: ", _DIM), "kbctl explain CALL")
+
+
+def _difference_row(each: wire.Difference) -> Sequence[Cell]:
+    title, style = _DIFFERENCES.get(each.what, (each.what, ""))
+    return (
+        _short_moment(each.timestamp),
+        _styled(title, style),
+        each.kind,
+        f"{usd(each.here_usd)}{' held' if each.outcome == 'unknown' else ''}",
+        usd(each.vendor_usd),
+        each.call_id or "-",
+        each.object_id or "-",
+    )
+
+
 # --- reports --------------------------------------------------------------------------------------
 
 

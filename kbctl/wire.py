@@ -414,6 +414,40 @@ class Spend(Reply, kw_only=True):
         return next((name for name in names if isinstance(name, str)), "")
 
 
+class Difference(Reply):
+    """One thing of which a vendor's list and our rows tell different stories."""
+
+    what: str
+    """``elsewhere``: at the vendor, by no call of ours; ``absent``: here alone; ``differs``: in amount."""
+    timestamp: str
+    kind: str
+    """The vendor's word for what was made."""
+    call_id: str | None
+    outcome: str | None
+    object_id: str | None
+    request_id: str | None
+    here_usd: Decimal | None
+    vendor_usd: Decimal | None
+    """None where nothing is there, or where its currency has no rate."""
+    currency: str | None
+    here_minor: int | None
+    vendor_minor: int | None
+
+
+class Reconciliation(Reply):
+    """POST /vendors/{name}/reconcile."""
+
+    vendor: str
+    credential: str
+    start: str
+    end: str
+    agree: int
+    """Calls that both tell alike."""
+    elsewhere_usd: Decimal
+    absent_usd: Decimal
+    differences: list[Difference]
+
+
 class SqlRequest(Request):
     query: str
 

@@ -20,6 +20,7 @@ import sys
 import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 
@@ -51,6 +52,7 @@ from kbctld.control.metrics import Metrics
 from kbctld.control.openapi import OpenApi
 from kbctld.control.peer import is_operator, on_socket
 from kbctld.control.price_lists import RATES_STALE_DAYS, PriceLists, stale_tables
+from kbctld.control.reconciling import Reconciling
 from kbctld.control.reports import Reports
 from kbctld.control.routes import Routes
 from kbctld.control.sql import Sql
@@ -68,6 +70,8 @@ from kbctld.prices import Prices
 from kbctld.proxy.asking import stranger
 from kbctld.proxy.exchange import Plane
 from kbctld.proxy.later import LaterPrices
+from kbctld.proxy.reconciling import reconcile
+from kbctld.proxy.settling import Settling
 from kbctld.proxy.upstream import Pool, read_origin, verifying_context
 from kbctld.secrets.secret import Secret
 from kbctld.secrets.store import MemoryStore, SecretStore, first_choice, open_store
@@ -243,6 +247,7 @@ class App:
         self._workers = [
             loop.create_task(self._keep_house(vault)),
             loop.create_task(LaterPrices(self._plane).run()),
+            loop.create_task(Settling(self._plane).run()),
         ]
         if not self._database.looked_through:
             self._workers.append(loop.create_task(self._look_through(vault, self._database)))
@@ -360,6 +365,7 @@ class App:
                 *Metrics(vault, self._plane.tally, self._in_flight).routes(),
                 *openapi.routes(),
                 *Reports(vault, credentials).routes(),
+                *Reconciling(vault, partial(reconcile, self._plane)).routes(),
                 *PriceLists(
                     vault, self.config.vendor_prices, frozenset(map(str.upper, self.config.rates))
                 ).routes(),

@@ -32,7 +32,7 @@ import msgspec
 
 from kbctld.boot import boot_id, boot_ns
 from kbctld.core.clock import Clock, rfc3339
-from kbctld.core.cost import Price, Remembered
+from kbctld.core.cost import Remembered
 from kbctld.core.entry import EntryError, read_entry
 from kbctld.core.grant import Grant, label_matches
 from kbctld.core.ledger import (
@@ -978,16 +978,14 @@ class Vault:
             grant.frozen = "a call cost more than could be told before it was sent"
             self.journal.note([changes.key_frozen(grant.no, grant.frozen)])
 
-    def remember(self, vendor: str, credential: str, object_id: str, price: Price) -> None:
+    def remember(self, vendor: str, credential: str, object_id: str, counted: Remembered) -> None:
         """Keep what an object is counted at now, for the operations that build on it."""
-        if price.counts is not None:
-            key = (vendor, credential, object_id)
-            before = self._objects.get(key)
-            counted = price.counts
-            if before is not None and before.nano > counted.nano:
-                counted = Remembered(before.nano, counted.minor, counted.currency)
-            self._keep_object(key, counted)
-            self.journal.remember(*key, counted)
+        key = (vendor, credential, object_id)
+        before = self._objects.get(key)
+        if before is not None and before.nano > counted.nano:
+            counted = Remembered(before.nano, counted.minor, counted.currency)
+        self._keep_object(key, counted)
+        self.journal.remember(*key, counted)
 
     # --- inside ---------------------------------------------------------------------------------
 

@@ -29,7 +29,7 @@ def register(app: typer.Typer) -> None:
     noun.command("checkpoint", cls=Command)(checkpoint)
     noun.command("export", cls=Command)(export)
     app.add_typer(noun, name="audit")
-    for command in (explain, resolve):
+    for command in (explain, resolve, reconcile):
         app.command(cls=Command)(command)
 
 
@@ -388,3 +388,36 @@ def export(
                 Exit.REFUSED,
             ) from None
         render.note(f"written: {path}; kbctl audit verify {path} verifies it")
+
+
+def reconcile(
+    vendor: Annotated[str, typer.Argument(metavar="VENDOR", help="Such as stripe.")],
+    credential: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Of whose account; the usual one if none.")
+    ] = None,
+    since: options.Since = None,
+    start: options.Start = None,
+    end: options.End = None,
+    json: options.Json = False,
+) -> None:
+    """Compare the vendor's own list with our rows.
+
+    Finds what was made around kbctl with the real key, what only our rows know,
+    and amounts that differ. Exit status 5 when anything differs. Nothing is changed.
+
+    \b
+    Example:
+      kbctl reconcile stripe --since 1d
+    """
+    from kbctl import render
+    from kbctl.client import Client
+
+    began, ended = values.window(since, start, end, datetime.now(UTC))
+    with Client() as client:
+        found = client.reconcile(vendor, credential=credential, start=began, end=ended)
+        if json:
+            render.json_document(client.body)
+        else:
+            render.reconciliation(found)
+    if found.differences:
+        raise typer.Exit(Exit.INTEGRITY)

@@ -431,6 +431,37 @@ def prices(*found: wire.VendorPrice, vendor: str = "twilio") -> wire.VendorPrice
     return wire.VendorPrices(vendor=vendor, prices=list(found), stale_days=180)
 
 
+def difference(**changes: Any) -> wire.Difference:
+    plain: dict[str, Any] = {
+        "what": "differs",
+        "timestamp": "2026-11-20T09:30:00.000000Z",
+        "kind": "refund.created",
+        "call_id": "call_7Qm2Zc4Rk9TtB1xA",
+        "outcome": "posted",
+        "object_id": "re_1",
+        "request_id": "req_1",
+        "here_usd": Decimal(20),
+        "vendor_usd": Decimal("25.50"),
+        "currency": "USD",
+        "here_minor": 2000,
+        "vendor_minor": 2550,
+    }
+    return wire.Difference(**(plain | changes))
+
+
+def reconciliation(*found: wire.Difference) -> wire.Reconciliation:
+    return wire.Reconciliation(
+        vendor="stripe",
+        credential="stripe",
+        start="2026-11-20T00:00:00.000000Z",
+        end="2026-11-21T00:00:00.000000Z",
+        agree=1204,
+        elsewhere_usd=Decimal(77),
+        absent_usd=Decimal(20),
+        differences=list(found),
+    )
+
+
 def rates(**changes: Any) -> wire.CurrencyRates:
     fields = {
         "currency": "JPY",

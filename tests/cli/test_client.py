@@ -33,6 +33,7 @@ from tests.cli.support import (
     policy_changes,
     prices,
     rates,
+    reconciliation,
     refusal,
     revocation,
     serving_tcp,
@@ -78,6 +79,10 @@ CALLS: dict[str, tuple[Callable[[Any], Any], Any]] = {
     "GET /vendors/twilio/prices": (lambda c: c.vendor_prices("twilio"), prices()),
     "GET /vendors/openai/prices": (lambda c: c.vendor_prices("openai", "gpt-5"), prices(vendor="openai")),
     "GET /rates": (lambda c: c.rates(), rates()),
+    "POST /vendors/stripe/reconcile": (
+        lambda c: c.reconcile("stripe", credential="stripe:acme", start="2026-11-20T00:00:00Z"),
+        reconciliation(),
+    ),
     "POST /vendors/check": (lambda c: c.check_vendor("schema = 1"), findings()),
     "GET /credentials": (lambda c: c.credentials(), wire.CredentialList(credentials=[credential()])),
     "PUT /credentials/stripe": (lambda c: c.set_credential("stripe", "sk"), credential()),

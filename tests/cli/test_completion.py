@@ -39,7 +39,7 @@ def test_syntax(shell: str) -> None:
 
 
 OFFERS = [
-    ("kbctl re", {"revoke", "resume", "resolve", "restore"}),
+    ("kbctl re", {"revoke", "resume", "resolve", "restore", "reconcile"}),
     ("kbctl policy ", {"set", "apply", "list", "show", "remove"}),
     ("kbctl token create --scope ", {"read", "issue", "admin"}),
     ("kbctl issue --on-loop ", {"deny", "pause"}),

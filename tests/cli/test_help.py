@@ -11,7 +11,8 @@ from tests.cli.conftest import Cli
 
 COMMANDS = [
     "up", "down", "status", "logs", "issue", "keys", "show", "pause", "resume", "revoke", "run", "env",
-    "explain", "resolve", "spend", "changes", "sql", "prune", "backup", "restore", "demo", "completion",
+    "explain", "resolve", "reconcile", "spend", "changes", "sql", "prune", "backup", "restore",
+    "demo", "completion",
     "credential", "credential set", "credential list", "credential remove",
     "policy", "policy set", "policy apply", "policy list", "policy show", "policy remove",
     "tenant", "tenant set", "tenant list", "tenant show",

@@ -4,7 +4,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -21,14 +21,17 @@ from kbctld.control.metrics import Metrics
 from kbctld.control.openapi import OpenApi
 from kbctld.control.parameters import Choice, Flag, Moment, Parameter, Text, Whole
 from kbctld.control.price_lists import PriceLists
+from kbctld.control.reconciling import Reconciling
 from kbctld.control.reports import Reports
 from kbctld.control.routes import Ask, Asker, Reply, Route, Routes
 from kbctld.control.sql import Sql
 from kbctld.control.tiers import TierHandlers
 from kbctld.control.tokens import Tokens
+from kbctld.core.record import Compared, Made, Ours
 from kbctld.core.refusal import Refusal
 from kbctld.core.tally import Tally
 from kbctld.core.tariff import PriceTable
+from kbctld.core.vendor import Vendor
 from kbctld.credentials import Credentials
 from kbctld.http1.gate import BadHead, Head
 from kbctld.http1.server import Limits, Request, Server
@@ -42,6 +45,16 @@ from tests.support.agent import Reply as Answer
 SECRET = "sk_test_CanaryOfTheDesk0123456789"
 OWN_PRICES = PriceTable(per_segment_usd={"DE": "0.12"}, per_media_usd="0.02")
 """The operator's, of Twilio."""
+
+
+async def _compared(_vendor: Vendor, credential: str, from_ns: int, _to_ns: int) -> Compared:
+    """What a comparison of the account ``stripe`` gives: one difference of each kind."""
+    if credential != "stripe":
+        raise KbctlError("credential_unavailable", "there is no such", "kbctl credential list", Exit.REFUSED)
+    call = Ours("call_1", from_ns, "refund.created", None, "k-1", 100, "USD", 10**9, "unknown")
+    thing = Made("refund.created", from_ns // 10**9, "re_1", "req_1", None, 250, "USD")
+    untold = replace(thing, object_id="re_2", minor=None)
+    return Compared(7, [thing, untold], [call], [(replace(call, call_id="call_2", outcome="posted"), thing)])
 
 
 @dataclass
@@ -200,6 +213,7 @@ async def desk_in(folder: Path, clock: Clock | None = None) -> AsyncIterator[Des
             *Metrics(vault, tally, lambda: 0).routes(),
             *openapi.routes(),
             *Reports(vault, credentials).routes(),
+            *Reconciling(vault, _compared).routes(),
             *PriceLists(vault, {"twilio": OWN_PRICES}, frozenset({"EUR"})).routes(),
             *sql.routes(),
             *tokens.routes(),

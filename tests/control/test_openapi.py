@@ -134,7 +134,12 @@ def test_real_answers_are_as_it_says(folder: Path) -> None:
 async def refusals(desk: Desk, route: Route) -> list[Reply]:
     """Ways to be refused that every route has."""
     path = route.path.format(
-        call="call_0", key="nobody", name="nobody:%00", token_id="nobody", policy="nobody", tenant="a%2Fb"
+        call="call_nobody",
+        key="nobody",
+        name="nobody:%00",
+        token_id="nobody",
+        policy="nobody",
+        tenant="a%2Fb",
     )
     body = b"{}" if route.takes is not None else None
     key = [(b"Authorization", b"Bearer " + mint(bytes(32)).encode())]

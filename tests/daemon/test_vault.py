@@ -16,7 +16,7 @@ import pytest
 from kbctl import wire
 from kbctld import vault as vaults
 from kbctld.control.terms import pushed, resolve
-from kbctld.core.cost import Price, Remembered
+from kbctld.core.cost import Remembered
 from kbctld.core.entry import EntryError
 from kbctld.core.grant import Grant
 from kbctld.core.ledger import Attempt, Outcome, Verdict, day_of
@@ -127,7 +127,7 @@ class Story:
     async def remember(self) -> None:
         nano = self.dice.randrange(1, 50) * USD
         counted = Remembered(nano, nano // 10**7, "USD")
-        self.vault.remember("stripe", "stripe", f"pi_{self.dice.randrange(3)}", Price(nano, counts=counted))
+        self.vault.remember("stripe", "stripe", f"pi_{self.dice.randrange(3)}", counted)
 
 
 async def objects(vault: Vault) -> dict[str, Any]:

@@ -45,7 +45,8 @@ def test_law_3_silence_keeps_the_hold_over_restarts_and_its_retry_resolves_it(
     served("up", "--port", "0", "--upstream", f"stripe={faulty.url}")
     port = port_of(served)
     shown = served.json("show", key)
-    assert (shown["spent_usd"], shown["held_usd"]) == (0, 30)
+    # Held, or posted by what stands in the vendor's own list by now: never free.
+    assert shown["spent_usd"] + shown["held_usd"] == 30
     status, answer = asyncio.run(
         post(port, "/v1/payment_intents", key, "amount=2001&currency=usd", "order-2")
     )
@@ -56,7 +57,7 @@ def test_law_3_silence_keeps_the_hold_over_restarts_and_its_retry_resolves_it(
     assert faulty.authorised_cents() == 3000
     shown = served.json("show", key)
     assert (shown["spent_usd"], shown["held_usd"]) == (30, 0)
-    retry, _, original = served.json("audit")
+    retry, _, original = [row for row in served.json("audit") if row["method"] == "POST"]
     assert (retry["replay_of"], retry["amount_usd"]) == (first["call_id"], 0)
     assert (original["outcome"], original["amount_usd"]) == ("posted", 30)
 

@@ -158,7 +158,8 @@ def test_customers_products_prices_and_cards(client: stripe.StripeClient) -> Non
         )
     assert client.v1.setup_intents.create(params={"customer": customer.id}).status.startswith("requires_")
     assert client.v1.balance.retrieve().object == "balance"
-    assert client.v1.events.list().data == []
+    (event,) = client.v1.events.list().data
+    assert (event.type, event.data.object["amount"]) == ("payment_intent.created", 100)
     assert client.v1.customers.delete(customer.id).deleted
     assert client.v1.customers.list().data == []
 

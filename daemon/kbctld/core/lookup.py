@@ -118,24 +118,27 @@ def read_found(table: LookupTable, raw: bytes) -> Found | Missed:
     except (ValueError, RecursionError):
         return Missed("its answer is not JSON")
     for path, wanted in table.require.items():
-        there = _at(said, path)
+        there = at(said, path)
         if type(there) is not type(wanted) or there != wanted:
             return Missed(f"its {path} is not {json.dumps(wanted)}")
-    minor = _minor(_at(said, table.amount))
-    less = 0 if table.minus is None else _minor(_at(said, table.minus))
-    currency = _at(said, table.currency)
+    minor = minor_at(said, table.amount)
+    less = 0 if table.minus is None else minor_at(said, table.minus)
+    currency = at(said, table.currency)
     code = read_currency(currency) if isinstance(currency, str) else None
     if minor is None or less is None or less > minor or code is None:
         return Missed(f"its answer tells no {table.amount} that could be counted")
     return Found(minor - less, code)
 
 
-def _at(said: Any, path: str) -> Any:
+def at(said: Any, path: str) -> Any:
+    """What stands at a path of names in an answer; None where nothing does."""
     for name in path.split("."):
         said = said.get(name) if isinstance(said, dict) else None
     return said
 
 
-def _minor(value: Any) -> int | None:
+def minor_at(said: Any, path: str) -> int | None:
+    """The amount that stands there, in minor units; None where it is none."""
+    value = at(said, path)
     plain = isinstance(value, int) and not isinstance(value, bool)
     return value if plain and 0 <= value < MINOR_MAX else None

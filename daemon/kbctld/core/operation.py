@@ -252,6 +252,8 @@ class Operation(_Strict):
     """Asking for it again soon is normal, as for a code that did not come: no duplicate is suspected."""
     later: Later | None = None
     """Where its true price is told, for what is counted by a table of prices."""
+    record: Text | None = None
+    """What the vendor's own list calls the thing that it makes: one of ``record.kinds``."""
 
     @property
     def body_decides(self) -> bool:

@@ -51,6 +51,7 @@ _FEES = frozenset({"per_segment_fee_usd", "per_media_fee_usd"})
 _MODEL = re.compile(r"[A-Za-z0-9._:/@-]{0,200}\*?", re.ASCII)
 _DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", re.ASCII)
 _OWN = ("name", "match")
+_PARAMETER = re.compile(r"[A-Za-z0-9_.-]+(?:\[[A-Za-z0-9_.-]*\])*", re.ASCII)
 _HEADER = re.compile(r"[a-z][a-z0-9-]*", re.ASCII)
 
 # These frame, route or authenticate a message: we write them ourselves or not at all.
@@ -170,6 +171,56 @@ class LookupTable(_Strict):
     require: dict[Text, str | bool] = {}
 
 
+class RecordKind(_Strict):
+    """One kind of things that the vendor lists.
+
+    Attributes:
+        part_of: where in an entry another object is named that counts in its place.
+    """
+
+    part_of: Text | None = None
+
+
+class RecordTable(_Strict):
+    """The vendor's own list of what was made, newest first. Words are paths of names, but for the parameters.
+
+    Attributes:
+        get: the path, with what goes along every time: ``/v1/events?limit=100``.
+        kind: the parameter that chooses one kind, and the member of an entry that tells it.
+        since: the parameter of the earliest time, seconds since the epoch.
+        until: of the latest.
+        after: of the entry behind which the next page begins.
+        items: in the answer, the entries.
+        more: in the answer, whether there is a further page.
+        id: in an entry, what names it.
+        at: its time, seconds since the epoch.
+        request: the id of the request that made the thing; null where the vendor did so by itself.
+        key: the idempotency key of that request.
+        object: the id of the thing.
+        amount: its amount, in minor units.
+        currency: its currency.
+        days: how long entries are kept.
+        kinds: what is listed, by the vendor's word.
+    """
+
+    get: Text
+    kind: Text
+    since: Text
+    until: Text
+    after: Text
+    items: Text
+    more: Text
+    id: Text
+    at: Text
+    request: Text
+    key: Text
+    object: Text
+    amount: Text
+    currency: Text
+    days: Annotated[int, Meta(ge=1, le=365)]
+    kinds: Annotated[dict[Text, RecordKind], Meta(min_length=1)]
+
+
 class Survival(_Strict):
     """An object that a refused call has made or left, so that it can go on without a further call.
 
@@ -239,6 +290,8 @@ class VendorFile(_Strict):
     """By name."""
     lookup_headers: dict[Text, Text] = {}
     """What goes along with look-ups: the version of the API whose answers they read."""
+    record: RecordTable | None = None
+    """Where calls that got no answer can be found again."""
     survives: Survival | None = None
     example: list[Example] = []
 
@@ -354,6 +407,8 @@ def problems(file: VendorFile) -> Iterator[Problem]:
         path = PLACEHOLDER.sub("x", table.get.partition("?")[0])
         if not path.startswith(tuple(file.roots)) or not _PATTERN.fullmatch(f"GET {path}") or "{" in path:
             yield Problem(("lookup", name, "get"), f"`lookup.{name}.get` takes a path below a root")
+    if file.record is not None:
+        yield from _problems_of_record(file.record, file)
     for header in file.lookup_headers:
         if header not in file.forward_headers:
             message = f"`lookup_headers` takes some of `forward_headers`, not {header!r}"
@@ -406,6 +461,11 @@ def _problems_of(
         yield "cost", "`cost.batch` takes a file with JSON bodies"
     if isinstance(cost, Tokens) and (file.body != "json" or not (file.model_price or file.model_table)):
         yield "cost", "`cost` takes a file with JSON bodies and `model_price` or `model_table`"
+    if operation.record is not None:
+        if file.record is None or operation.record not in file.record.kinds:
+            yield "record", f"`record` takes one of `record.kinds`, not {operation.record!r}"
+        if not isinstance(cost, Amount):
+            yield "record", "`record` takes an operation whose cost is of kind amount"
     if operation.later is not None:
         known = {*PLACEHOLDER.findall(path), "id"}
         if not isinstance(cost, Counted):
@@ -425,6 +485,24 @@ def _problems_of(
         for name in cost.lookup:
             if name not in file.lookup:
                 yield "cost", f"`cost.lookup` takes look-ups of the file, not {name!r}"
+
+
+def _problems_of_record(table: RecordTable, file: VendorFile) -> Iterator[Problem]:
+    path = table.get.partition("?")[0]
+    if not path.startswith(tuple(file.roots)) or not _PATTERN.fullmatch(f"GET {path}") or "{" in path:
+        yield Problem(("record", "get"), "`record.get` takes a path below a root")
+    if file.idempotency is None:
+        yield Problem(("record",), "`record` takes a file with `[idempotency]`: by such keys calls are found")
+    for key in ("kind", "since", "until", "after"):
+        name = getattr(table, key)
+        if not _PARAMETER.fullmatch(name):
+            yield Problem(("record", key), f"`record.{key}` takes the name of a parameter, not {name!r}")
+    made = {operation.record for _, operation in listed(file)}
+    for kind in table.kinds:
+        if not _OPERATION.fullmatch(kind):
+            yield Problem(("record", "kinds", kind), f"`record.kinds` takes words and dots, not {kind!r}")
+        elif kind not in made:
+            yield Problem(("record", "kinds", kind), f"`record.kinds`: no operation makes {kind!r}")
 
 
 def _problems_of_line(line: ModelPrice) -> Iterator[tuple[str, str]]:

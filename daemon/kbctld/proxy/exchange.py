@@ -446,13 +446,17 @@ class Plane:
     def kept_apart(self, grant: Grant, vendor: Vendor, fields: Fields) -> Fields:
         """The agent's fields as they leave: where tenants share an account, each with keys of its own."""
         known = vendor.file.idempotency
-        if known is None or vendor.name not in self.apart:
+        if known is None:
             return fields
         name = known.header.lower().encode()
         return [
-            (each, namespaced(grant.tenant, value) if each == name and value else value)
+            (each, self.key_there(vendor, grant.tenant, value) if each == name and value else value)
             for each, value in fields
         ]
+
+    def key_there(self, vendor: Vendor, tenant: str | None, key: bytes) -> bytes:
+        """An agent's idempotency key as the vendor gets it."""
+        return namespaced(tenant, key) if vendor.name in self.apart else key
 
     def scrubber(self, credential: Credential) -> Scrubber:
         """What to look for in this credential's answers; nothing of one that was rotated is kept."""

@@ -168,7 +168,9 @@ class Flight:
         return True
 
     def _remember(self, object_id: str, credential: Credential) -> None:
-        self._call.vault.remember(self._access.vendor.name, credential.name, object_id, self.permit.price)
+        counted = self.permit.price.counts
+        if counted is not None:
+            self._call.vault.remember(self._access.vendor.name, credential.name, object_id, counted)
 
     async def __aenter__(self) -> Self:
         return self

@@ -669,8 +669,46 @@ def _balance(tx: Transaction, form: Form) -> StripeObject:
     return {"object": "balance", "available": nothing, "livemode": False, "pending": nothing}
 
 
-def _no_events(tx: Transaction, form: Form) -> StripeObject:
-    return {"object": "list", "data": [], "has_more": False, "url": "/v1/events"}
+_EVENTS = {
+    "payment_intents.create": ("payment_intent.created", "payment_intent"),
+    "charges.create": ("charge.succeeded", "charge"),
+    "refunds.create": ("refund.created", "refund"),
+    "charges.refund": ("refund.created", "refund"),
+    "charges.refunds.create": ("refund.created", "refund"),
+    "transfers.create": ("transfer.created", "transfer"),
+    "payouts.create": ("payout.created", "payout"),
+    "topups.create": ("topup.created", "topup"),
+}
+
+
+def _list_events(tx: Transaction, form: Form) -> StripeObject:
+    """What calls made, as the book has it; only of what moves money."""
+    kind, created = form.text("type"), form.tree.get("created")
+    span = Form(created if isinstance(created, dict) else {})
+    first, last = span.integer("gte"), span.integer("lte")
+    found: list[StripeObject] = []
+    for entry in reversed(tx.entries()):
+        name, thing = _EVENTS.get(entry.kind, ("", ""))
+        at = int(entry.time)
+        if not name or kind not in (None, name) or at < (first or 0) or (last is not None and at > last):
+            continue
+        made = {"id": entry.object, "object": thing, "amount": entry.amount_minor, "currency": entry.currency}
+        found.append(
+            {
+                "id": f"evt_{entry.seq}",
+                "object": "event",
+                "created": at,
+                "data": {"object": made},
+                "request": {"id": entry.request_id, "idempotency_key": entry.idempotency_key},
+                "type": name,
+            }
+        )
+    after = form.text("starting_after")
+    ids = [event["id"] for event in found]
+    begin = ids.index(after) + 1 if after in ids else 0
+    size = min(max(form.integer("limit") or 10, 1), 100)
+    page = found[begin : begin + size]
+    return {"object": "list", "data": page, "has_more": len(found) > begin + size, "url": "/v1/events"}
 
 
 # The table.
@@ -787,7 +825,7 @@ _TABLE: tuple[tuple[str, str, str, Handler], ...] = (
     ("GET", "/v1/payment_methods/{}", "payment_methods.retrieve", _retrieve_payment_method),
     ("POST", "/v1/payment_methods/{}/attach", "payment_methods.attach", _attach_payment_method),
     ("GET", "/v1/balance", "balance.retrieve", _balance),
-    ("GET", "/v1/events", "events.list", _no_events),
+    ("GET", "/v1/events", "events.list", _list_events),
 )
 
 _ROUTES = {(method, pattern): Operation(name, handler) for method, pattern, name, handler in _TABLE}

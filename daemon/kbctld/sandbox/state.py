@@ -191,6 +191,10 @@ class Transaction:
             )
         )
 
+    def entries(self) -> list[Entry]:
+        """What the book says of this account, oldest first."""
+        return [entry for entry in self._state.book.entries if entry.account == self._account]
+
     def page(self, kind: str, form: Form, url: str, match: dict[str, str]) -> StripeObject:
         """One page of a list, newest first, by Stripe's cursors."""
         limit = form.integer("limit")
