@@ -168,3 +168,19 @@ def test_a_resolution_that_can_not_be_read_changes_nothing(folder: Path, body: s
             assert seen(await desk.sees("GET", f"/calls/{call_id}")).outcome == "unknown"
 
     run(check())
+
+
+@pytest.mark.parametrize(
+    "window", ["from=0541-08-11T04:25:02.7-22:26", "to=9999-12-31T23:59:59Z", "to=0001-01-01T00:00:00Z"]
+)
+def test_a_time_that_no_call_can_have_is_a_time(folder: Path, window: str) -> None:
+    """Far before and far after: what lies between is listed."""
+
+    async def check() -> None:
+        async with desk_in(folder) as desk:
+            await silent(desk.vault, await issue(desk.vault))
+            answer = await desk.sees("GET", f"/audit?{window}")
+            assert answer.status == 200, answer.body
+            assert len(msgspec.json.decode(answer.body)) == (0 if window.startswith("to=0001") else 1)
+
+    run(check())

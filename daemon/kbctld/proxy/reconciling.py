@@ -8,6 +8,7 @@ from collections.abc import Iterable
 
 from kbctl.errors import Exit, KbctlError
 from kbctld.core.ledger import NS_PER_S
+from kbctld.core.money import NANO_MAX
 from kbctld.core.record import Compared, Made, Ours, compare
 from kbctld.core.vendor import Vendor
 from kbctld.proxy.call import Refused
@@ -59,7 +60,8 @@ async def reconcile(plane: Plane, vendor: Vendor, credential: str, from_ns: int,
         ) from None
     await plane.vault.journal.barrier()
     readers = plane.vault.journal.database.readers
-    rows = await attempts(readers, vendor.name, from_s * NS_PER_S, to_ns + _MARGIN_S * NS_PER_S, _ROWS + 1)
+    begin_ns, end_ns = max(from_s, 0) * NS_PER_S, min(to_ns + _MARGIN_S * NS_PER_S, NANO_MAX)
+    rows = await attempts(readers, vendor.name, begin_ns, end_ns, _ROWS + 1)
     if len(rows) > _ROWS:
         raise _too_long(vendor)
     ours = list(_ours(plane, vendor, credential, rows))

@@ -22,7 +22,7 @@ from kbctld.core.clock import Opened, rfc3339
 from kbctld.core.cost import Remembered
 from kbctld.core.grant import label_segments
 from kbctld.core.ledger import NS_PER_DAY
-from kbctld.core.money import usd_from_nano
+from kbctld.core.money import NANO_MAX, usd_from_nano
 from kbctld.store.changes import day_begins
 from kbctld.store.database import in_one_go
 from kbctld.store.readers import Readers
@@ -529,10 +529,10 @@ class _CallSearch:
         low = 1
         # Rows are all but in the order of their times.
         if wanted.from_ns is not None:
-            first = ask(sql, (wanted.from_ns - _SLACK_NS,)).fetchone()
+            first = ask(sql, (max(wanted.from_ns - _SLACK_NS, 0),)).fetchone()
             low = high if first is None else first[0]
         if wanted.to_ns is not None:
-            beyond = ask(sql, (wanted.to_ns + _SLACK_NS,)).fetchone()
+            beyond = ask(sql, (min(wanted.to_ns + _SLACK_NS, NANO_MAX),)).fetchone()
             high = high if beyond is None else beyond[0]
         if wanted.before_no is not None:
             high = min(high, wanted.before_no)
