@@ -210,18 +210,22 @@ def test_a_statement_that_does_not_end_is_ended_and_holds_up_nobody(folder: Path
             desk.sql.deadline_s = 1.0
             grant = await issue(desk.vault)
             endless = COUNT.format(10**12, "count(*)")
-            began = time.monotonic()
-            running = [asyncio.create_task(query(desk, endless)) for _ in range(2)]
-            worst = 0.0
-            while not all(task.done() for task in running):
-                step = time.monotonic()
-                await allowed(desk.vault, grant, 1)
-                await asyncio.sleep(0.005)
-                worst = max(worst, time.monotonic() - step)
-            for task in running:
-                assert (task.result().status, code(task.result())) == (400, "sql_timeout")
-            assert 0.9 < time.monotonic() - began < 5
-            assert worst < 1
+            # The machine may be busy with others; a statement that holds calls up does so every time.
+            for _ in range(3):
+                began = time.monotonic()
+                running = [asyncio.create_task(query(desk, endless)) for _ in range(2)]
+                worst = 0.0
+                while not all(task.done() for task in running):
+                    step = time.monotonic()
+                    await allowed(desk.vault, grant, 1)
+                    await asyncio.sleep(0.005)
+                    worst = max(worst, time.monotonic() - step)
+                for task in running:
+                    assert (task.result().status, code(task.result())) == (400, "sql_timeout")
+                assert 0.9 < time.monotonic() - began < 5
+                if worst < 0.25:
+                    break
+            assert worst < 0.25
             async with desk.vault.journal.database.writer.execute(
                 "PRAGMA wal_checkpoint(TRUNCATE)"
             ) as cursor:

@@ -154,10 +154,14 @@ def test_a_keyring_that_was_never_created(login: Login) -> None:
 
 
 def test_a_stopped_daemon_costs_the_deadline_and_the_loop_nothing(login: Login) -> None:
-    result = login.session("stopped")
+    # The machine may be busy with others; what holds the loop up itself does so every time.
+    for _ in range(3):
+        result = login.session("stopped")
+        if result["lag"] <= 0.05:
+            break
     assert result["answers"] == ["keyring_timeout"] * 3
     assert all(0.6 <= seconds < 1.6 for seconds in result["seconds"])
-    assert result["lag"] <= 0.5  # seconds; one that waited would wait for all of the deadline
+    assert result["lag"] <= 0.05
     assert result["first_choice"] == "keyring_timeout", "stuck is not absent"
     assert result["continued"] == TEXT
 

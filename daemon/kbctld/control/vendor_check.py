@@ -17,7 +17,7 @@ from kbctld.control.door import SEGMENTS
 from kbctld.core.body import read_body
 from kbctld.core.document import DocumentError
 from kbctld.core.form import FormError
-from kbctld.core.grant import Grant
+from kbctld.core.grant import nobodys
 from kbctld.core.ledger import Account, Ledger, Scope
 from kbctld.core.money import NANO_MAX, Rates, nano_from_usd
 from kbctld.core.operation import Operation, Operations
@@ -233,7 +233,7 @@ def _attempt(
         return None, settled
     operation, parameters = vendor.match(method, settled.path, settled.segments)
     access = Access(vendor, method, settled, operation, parameters, {})
-    grant = _grant(vendor.name)
+    grant = nobodys(Scope("vk_example", "key vk_example", Account(), NANO_MAX), vendor.name)
     refusal = admit(grant, access, 0)
     if refusal is not None:
         return access, refusal
@@ -247,32 +247,6 @@ def _attempt(
         grant, access, asked, Ledger(), rates, now_ns=0, tick_ns=0, row=None, call_id="call_0", prices=prices
     )
     return access, verdict
-
-
-def _grant(vendor: str) -> Grant:
-    scope = Scope("vk_example", "key vk_example", Account(), NANO_MAX)
-    return Grant(
-        no=0,
-        key_id="vk_example",
-        digest=b"",
-        ending="",
-        ancestors=(),
-        scope=scope,
-        scopes=(scope,),
-        vendors=(vendor,),
-        allow=None,
-        deny=(),
-        rules=(),
-        loop=None,
-        stamp=False,
-        label="",
-        tenant=None,
-        metadata={},
-        credential=None,
-        policy=None,
-        created_ns=0,
-        expires_ns=None,
-    )
 
 
 # --- where it stands --------------------------------------------------------------------------------

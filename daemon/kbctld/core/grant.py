@@ -122,3 +122,35 @@ def label_matches(label: str, wanted: str) -> bool:
     """Whether all segments of ``wanted`` are segments of ``label``; a part of a segment never matches."""
     want = label_segments(wanted)
     return bool(want) and set(want) <= set(label_segments(label))
+
+
+def nobodys(scope: Scope, vendor: str, credential: str | None = None) -> Grant:
+    """A grant that no key stands behind: of an example, or of what kbctl does for itself.
+
+    Args:
+        scope: its limits, and what it is called.
+        vendor: the one that it reaches.
+        credential: with which real key; None for the vendor's usual one.
+    """
+    return Grant(
+        no=0,
+        key_id=scope.name,
+        digest=b"",
+        ending="",
+        ancestors=(),
+        scope=scope,
+        scopes=(scope,),
+        vendors=(vendor,),
+        allow=None,
+        deny=(),
+        rules=(),
+        loop=None,
+        stamp=False,
+        label="",
+        tenant=None,
+        metadata={},
+        credential=credential,
+        policy=None,
+        created_ns=0,
+        expires_ns=None,
+    )

@@ -97,11 +97,15 @@ class Call:
 
     # --- what it is -----------------------------------------------------------------------------
 
-    async def identify(self, fields: Fields) -> Grant | Refusal:
-        """Find whose key it is; the row is that key's from here on, even if the key is no good."""
+    async def identify(self, fields: Fields, key_headers: frozenset[bytes]) -> Grant | Refusal:
+        """Find whose key it is; the row is that key's from here on, even if the key is no good.
+
+        Args:
+            fields: of the request.
+            key_headers: in which vendors take a key beside the usual ones.
+        """
         slots = dict(fields)
-        headers = {vendor.key_header for vendor in self._vendors.values()}
-        own = [value for name, value in fields if name in headers]
+        own = [value for name, value in fields if name in key_headers]
         shown = find_vault_key(slots.get(b"authorization"), slots.get(b"x-api-key"), own)
         if isinstance(shown, Refusal):
             return shown

@@ -67,7 +67,7 @@ async def exchange(plane: "Plane", request: Request) -> None:
         call.arrived(arrived)
         _refuse_if(stranger(head, plane.own_hosts))
         fields = plain_fields(head)
-        grant = allowed(await call.identify(fields))
+        grant = allowed(await call.identify(fields, plane.key_headers))
         access = allowed(
             find_access(call, plane.vendors, plane.credentials, grant, arrived, head.method, fields)
         )
@@ -384,11 +384,14 @@ class Plane:
     draining: bool = False
     aloft: dict[int, set[Flight]] = field(default_factory=dict)
     tally: Tally = field(default_factory=Tally)
+    key_headers: frozenset[bytes] = field(init=False)
+    """In which vendors take a key beside the usual ones."""
     _places: Places = field(init=False)
     _shares: dict[tuple[str, str], Shares] = field(default_factory=dict)
     _scrubbers: dict[str, tuple[int, Scrubber]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        self.key_headers = frozenset(filter(None, (vendor.key_header for vendor in self.vendors.values())))
         self._places = Places(self.busy_per_key, turn_s=self.turn_s)
 
     async def handle(self, request: Request) -> None:

@@ -7,13 +7,14 @@ import asyncio
 from collections.abc import Iterable
 
 from kbctl.errors import Exit, KbctlError
-from kbctld.core.ledger import NS_PER_S
+from kbctld.core.grant import nobodys
+from kbctld.core.ledger import NS_PER_S, Account, Scope
 from kbctld.core.money import NANO_MAX
 from kbctld.core.record import Compared, Made, Ours, compare
 from kbctld.core.vendor import Vendor
 from kbctld.proxy.call import Refused
 from kbctld.proxy.exchange import Plane
-from kbctld.proxy.record import house, pages
+from kbctld.proxy.record import pages
 from kbctld.proxy.upstream import UpstreamError
 from kbctld.store.record import Row, attempts
 
@@ -36,7 +37,7 @@ async def reconcile(plane: Plane, vendor: Vendor, credential: str, from_ns: int,
     made: list[Made] = []
     try:
         async with asyncio.timeout(_PATIENCE_S):
-            grant = house(vendor, credential)
+            grant = nobodys(Scope("kbctl", "kbctl", Account()), vendor.name, credential)
             there = plane.usable_credential(grant, vendor, credential)
             for kind in vendor.file.record.kinds if vendor.file.record is not None else ():
                 async for page in pages(

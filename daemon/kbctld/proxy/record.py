@@ -5,11 +5,9 @@ from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
 
 from kbctld.core.grant import Grant
-from kbctld.core.ledger import Account, Scope
 from kbctld.core.lookup import Missed
 from kbctld.core.policy import Access
 from kbctld.core.record import Made, page_target, read_page
-from kbctld.core.vendor import Vendor
 from kbctld.credentials import Credential
 from kbctld.proxy.ours import hear, new_row, own_fields, recorded
 from kbctld.proxy.upstream import Failure, UpstreamError
@@ -67,33 +65,6 @@ async def pages(
         if page.after is None:
             return
         after = page.after
-
-
-def house(vendor: Vendor, credential: str) -> Grant:
-    """Whose turn it is where an operator asks: a flow of its own beside those of the keys."""
-    scope = Scope("kbctl", "kbctl", Account())
-    return Grant(
-        no=0,
-        key_id="kbctl",
-        digest=b"",
-        ending="",
-        ancestors=(),
-        scope=scope,
-        scopes=(scope,),
-        vendors=(vendor.name,),
-        allow=None,
-        deny=(),
-        rules=(),
-        loop=None,
-        stamp=False,
-        label="",
-        tenant=None,
-        metadata={},
-        credential=credential,
-        policy=None,
-        created_ns=0,
-        expires_ns=None,
-    )
 
 
 def _unusable(why: str) -> UpstreamError:
