@@ -62,6 +62,37 @@ class Kbctl:
         wait_gone(pid)
 
 
+class Agents:
+    """Processes with SDKs in them, one a script, that do one task after another: importing one is slow.
+
+    A script reads a task from each line of its input, a JSON array of texts, and prints what came of it.
+    """
+
+    def __init__(self, home: Path) -> None:
+        self._env = {"PATH": os.environ["PATH"], "HOME": str(home)}
+        self._running: dict[str, subprocess.Popen[str]] = {}
+
+    def __call__(self, script: str, *task: str) -> Any:
+        if script not in self._running:
+            self._running[script] = subprocess.Popen(
+                [sys.executable, "-c", script],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+                env=self._env,
+            )
+        agent = self._running[script]
+        assert agent.stdin is not None
+        assert agent.stdout is not None
+        agent.stdin.write(json.dumps(task) + "\n")
+        agent.stdin.flush()
+        return json.loads(agent.stdout.readline())
+
+    def close(self) -> None:
+        for agent in self._running.values():
+            agent.communicate(timeout=60)
+
+
 def wait_gone(pid: int) -> None:
     """Wait until a process that is not our child is gone (or only a zombie of somebody else's)."""
     deadline = time.monotonic() + 20

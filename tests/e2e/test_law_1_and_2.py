@@ -4,6 +4,9 @@ import asyncio
 import random
 from itertools import count
 
+from kbctl import Client
+from kbctl.calls import AuditFilter
+from kbctl.paths import Home
 from tests.e2e.support import Kbctl, PretendStripe, post, wait_gone
 
 CHARGE = "amount=1000&currency=usd&customer=cus_1"
@@ -92,14 +95,15 @@ def test_L6_kill_9_in_the_middle_of_load_20_times(home: Kbctl, stripe_server: Pr
         seen = {entry["idempotency_key"] for entry in stripe_server.entries()}
         home("up", "--port", "0", "--upstream", upstream)
 
-        shown = home.json("show", key)
-        counted = round((shown["spent_usd"] + shown["held_usd"]) * 100)
-        rows = home.json("audit", "--limit", "0")
+        with Client(Home(home.home)) as client:
+            shown = client.key(key)
+            rows = [row for page in client.audit(AuditFilter(limit=None)) for row in page]
+        counted = (shown.spent_usd + shown.held_usd) * 100
         where = f"round {round_number}, seed {seed}"
         assert moved <= counted, where
-        assert seen <= {row["idempotency_key"] for row in rows}, where
-        assert round(sum(row["amount_usd"] for row in rows) * 100) == counted, where
-        assert not [row for row in rows if row["outcome"] == "pending"], where
+        assert seen <= {row.idempotency_key for row in rows}, where
+        assert sum(row.amount_usd for row in rows) * 100 == counted, where
+        assert not [row for row in rows if row.outcome == "pending"], where
     assert answered > 100
     assert stripe_server.authorised_cents() >= answered * 1000
 

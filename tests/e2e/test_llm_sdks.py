@@ -1,9 +1,6 @@
 """The unmodified SDKs of OpenAI and Anthropic, through the proxy: answers, streams, and refusals by class."""
 
 import json
-import os
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,52 +9,58 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.support import Kbctl, RawVendor, new_home
+from tests.e2e.support import Agents, Kbctl, RawVendor, new_home
 
 OPENAI_SECRET = "sk-proj-CanaryCanaryCanary0123456789"  # pretend
 ANTHROPIC_SECRET = "sk-ant-CanaryCanaryCanary0123456789"
 
-# As an agent's author writes it; what stands in argv is the vault key, the base URL and what to do.
+# As an agent's author writes it; a task is the vault key, the base URL and what to do.
 OPENAI_AGENT = """
 import json, sys
 import openai
 
-client = openai.OpenAI(api_key=sys.argv[1], base_url=sys.argv[2])
 hi = [{"role": "user", "content": "hi"}]
-model, most = sys.argv[4], ({"max_tokens": 100} if sys.argv[5] == "bounded" else {})
-try:
-    if sys.argv[3] == "chat":
-        said = client.chat.completions.create(model=model, messages=hi, metadata={"agent_id": "a1"}, **most)
-        text = said.choices[0].message.content
-    elif sys.argv[3] == "stream":
-        with client.chat.completions.create(model=model, messages=hi, stream=True, **most) as events:
-            text = "".join(event.choices[0].delta.content or "" for event in events)
-    elif sys.argv[3] == "responses":
-        text = client.responses.create(model=model, input="hi", max_output_tokens=100).output_text
-    else:
-        text = str(len(client.embeddings.create(model=model, input=["hi"]).data[0].embedding))
-    print(json.dumps({"text": text}))
-except openai.APIStatusError as error:
-    print(json.dumps({"kind": type(error).__name__, "error": str(error)}))
+for line in sys.stdin:
+    key, base, what, model, bounded = json.loads(line)
+    client = openai.OpenAI(api_key=key, base_url=base)
+    most = {"max_tokens": 100} if bounded == "bounded" else {}
+    try:
+        if what == "chat":
+            told = {"metadata": {"agent_id": "a1"}, **most}
+            said = client.chat.completions.create(model=model, messages=hi, **told)
+            text = said.choices[0].message.content
+        elif what == "stream":
+            with client.chat.completions.create(model=model, messages=hi, stream=True, **most) as events:
+                text = "".join(event.choices[0].delta.content or "" for event in events)
+        elif what == "responses":
+            text = client.responses.create(model=model, input="hi", max_output_tokens=100).output_text
+        else:
+            text = str(len(client.embeddings.create(model=model, input=["hi"]).data[0].embedding))
+        told = {"text": text}
+    except openai.APIStatusError as error:
+        told = {"kind": type(error).__name__, "error": str(error)}
+    print(json.dumps(told), flush=True)
 """
 ANTHROPIC_AGENT = """
 import json, sys
 import anthropic
 
-client = anthropic.Anthropic(api_key=sys.argv[1], base_url=sys.argv[2])
-hi = {"model": sys.argv[4], "max_tokens": 100, "messages": [{"role": "user", "content": "hi"}]}
-if sys.argv[5] != "bounded":
-    hi["mcp_servers"] = [{"type": "url", "url": "https://a.test", "name": "a"}]
-try:
-    if sys.argv[3] == "stream":
-        with client.messages.stream(**hi) as events:
-            text = "".join(events.text_stream)
-    else:
-        text = client.messages.create(**({} if sys.argv[5] == "bounded" else {"extra_body": {
-            "mcp_servers": hi.pop("mcp_servers")}}), **hi).content[0].text
-    print(json.dumps({"text": text}))
-except anthropic.APIStatusError as error:
-    print(json.dumps({"kind": type(error).__name__, "error": str(error)}))
+for line in sys.stdin:
+    key, base, what, model, bounded = json.loads(line)
+    client = anthropic.Anthropic(api_key=key, base_url=base)
+    hi = {"model": model, "max_tokens": 100, "messages": [{"role": "user", "content": "hi"}]}
+    if bounded != "bounded":
+        hi["extra_body"] = {"mcp_servers": [{"type": "url", "url": "https://a.test", "name": "a"}]}
+    try:
+        if what == "stream":
+            with client.messages.stream(**hi) as events:
+                text = "".join(events.text_stream)
+        else:
+            text = client.messages.create(**hi).content[0].text
+        told = {"text": text}
+    except anthropic.APIStatusError as error:
+        told = {"kind": type(error).__name__, "error": str(error)}
+    print(json.dumps(told), flush=True)
 """
 
 CHAT = {
@@ -180,6 +183,7 @@ class Served:
         self.kbctl = kbctl
         self.model = model
         self.proxy = str(kbctl.json("status")["proxy_url"])
+        self._agents = Agents(kbctl.home)
 
     def key(self, vendor: str, *limits: str) -> str:
         return self.kbctl("issue", "--tenant", "acme", "--vendor", vendor, *limits).strip()
@@ -193,16 +197,11 @@ class Served:
         model: str = "gpt-4o-mini",
         bounded: str = "bounded",
     ) -> dict[str, Any]:
-        done = subprocess.run(
-            [sys.executable, "-c", script, key, self.proxy + base, what, model, bounded],
-            capture_output=True,
-            text=True,
-            timeout=60,
-            env={"PATH": os.environ["PATH"], "HOME": str(self.kbctl.home)},
-        )
-        assert done.returncode == 0, done.stderr
-        report: dict[str, Any] = json.loads(done.stdout)
+        report: dict[str, Any] = self._agents(script, key, self.proxy + base, what, model, bounded)
         return report
+
+    def close(self) -> None:
+        self._agents.close()
 
     def rows(self) -> list[dict[str, Any]]:
         """The audit, newest first."""
@@ -222,7 +221,11 @@ def served_model(model: Model | None = None, config: str = "") -> Iterator[Serve
             kbctl("up", "--port", "0", "--upstream", f"openai={url}", "--upstream", f"anthropic={url}")
             kbctl("credential", "set", "openai", stdin=OPENAI_SECRET + "\n")
             kbctl("credential", "set", "anthropic", stdin=ANTHROPIC_SECRET + "\n")
-            yield Served(kbctl, model)
+            served = Served(kbctl, model)
+            try:
+                yield served
+            finally:
+                served.close()
     finally:
         model.close()
 

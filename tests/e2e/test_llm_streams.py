@@ -8,14 +8,15 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from importlib import resources
 from socket import socket
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
 from tests.e2e.support import SECRET as STRIPE_SECRET
-from tests.e2e.support import Kbctl, new_home, pretend_stripe
+from tests.e2e.support import Agents, Kbctl, new_home, pretend_stripe
 from tests.e2e.test_llm_sdks import (
     CHAT,
     CHAT_EVENTS,
@@ -192,30 +193,26 @@ STRIPE_AGENT = """
 import json, sys
 import stripe
 
-stripe.api_key, stripe.api_base = sys.argv[1], sys.argv[2]
-try:
-    intent = stripe.PaymentIntent.create(amount=int(sys.argv[3]), currency="usd")
-    print(json.dumps({"status": intent.status}))
-except stripe.StripeError as error:
-    print(json.dumps({"kind": type(error).__name__, "error": str(error)}))
+for line in sys.stdin:
+    stripe.api_key, stripe.api_base, amount = json.loads(line)
+    try:
+        intent = stripe.PaymentIntent.create(amount=int(amount), currency="usd")
+        told = {"status": intent.status}
+    except stripe.StripeError as error:
+        told = {"kind": type(error).__name__, "error": str(error)}
+    print(json.dumps(told), flush=True)
 """
 
 
-def ask(kbctl: Kbctl, script: str, *args: str) -> dict[str, Any]:
-    done = subprocess.run(
-        [sys.executable, "-c", script, *args],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        env={"PATH": os.environ["PATH"], "HOME": str(kbctl.home)},
-    )
-    assert done.returncode == 0, done.stderr
-    report: dict[str, Any] = json.loads(done.stdout)
-    return report
+class Both(NamedTuple):
+    kbctl: Kbctl
+    proxy: str
+    model: Model
+    ask: Agents
 
 
 @pytest.fixture(scope="module")
-def both() -> Iterator[tuple[Kbctl, str, Model]]:
+def both() -> Iterator[Both]:
     """A daemon in front of Stripe and OpenAI."""
     model = Model()
     try:
@@ -224,50 +221,49 @@ def both() -> Iterator[tuple[Kbctl, str, Model]]:
             kbctl("up", "--port", "0", "--upstream", upstreams[0], "--upstream", upstreams[1])
             kbctl("credential", "set", "openai", stdin=OPENAI_SECRET + "\n")
             kbctl("credential", "set", "stripe", stdin=STRIPE_SECRET + "\n")
-            yield kbctl, str(kbctl.json("status")["proxy_url"]), model
+            with closing(Agents(kbctl.home)) as ask:
+                yield Both(kbctl, str(kbctl.json("status")["proxy_url"]), model, ask)
     finally:
         model.close()
 
 
-def test_one_key_spends_one_cap_at_stripe_and_openai(both: tuple[Kbctl, str, Model]) -> None:
-    kbctl, proxy, model = both
+def test_one_key_spends_one_cap_at_stripe_and_openai(both: Both) -> None:
+    kbctl, proxy, model, ask = both
     key = kbctl("issue", "--tenant", "acme", "--cap", "5").strip()
-    assert ask(kbctl, STRIPE_AGENT, key, f"{proxy}/stripe", "499")["status"]
+    assert ask(STRIPE_AGENT, key, f"{proxy}/stripe", "499")["status"]
     for what in ("chat", "stream"):
-        said = ask(kbctl, OPENAI_AGENT, key, f"{proxy}/openai/v1", what, "gpt-4o-mini", "bounded")
+        said = ask(OPENAI_AGENT, key, f"{proxy}/openai/v1", what, "gpt-4o-mini", "bounded")
         assert said == {"text": "hello"}
     shown = kbctl.json("show", key)
     assert shown["spent_usd"] == pytest.approx(4.99 + 2 * 0.0000024, abs=1e-12)
     assert shown["held_usd"] == 0
 
-    refused = ask(kbctl, STRIPE_AGENT, key, f"{proxy}/stripe", "1")
+    refused = ask(STRIPE_AGENT, key, f"{proxy}/stripe", "1")
     assert refused["kind"] == "RateLimitError", "one cent is left, less what OpenAI took"
     assert "cap_exhausted" in refused["error"]
     small = kbctl("issue", "--tenant", "acme", "--cap", "0.50").strip()
-    assert ask(kbctl, STRIPE_AGENT, small, f"{proxy}/stripe", "50")["status"]
+    assert ask(STRIPE_AGENT, small, f"{proxy}/stripe", "50")["status"]
     heard = len(model.heard)
-    refused = ask(kbctl, OPENAI_AGENT, small, f"{proxy}/openai/v1", "chat", "gpt-4o-mini", "bounded")
+    refused = ask(OPENAI_AGENT, small, f"{proxy}/openai/v1", "chat", "gpt-4o-mini", "bounded")
     assert (refused["kind"], "cap_exhausted" in refused["error"]) == ("RateLimitError", True)
     assert len(model.heard) == heard
 
 
 def test_without_a_prefix_a_key_of_two_vendors_is_refused_and_told_how_to_name_one(
-    both: tuple[Kbctl, str, Model],
+    both: Both,
 ) -> None:
     """Both have their operations under /v1/: nothing is guessed, and each vendor's SDK reads the refusal."""
-    kbctl, proxy, model = both
+    kbctl, proxy, model, ask = both
     key = kbctl("issue", "--tenant", "acme", "--cap", "5").strip()
     heard = len(model.heard)
-    said = ask(kbctl, OPENAI_AGENT, key, f"{proxy}/v1", "chat", "gpt-4o-mini", "bounded")
+    said = ask(OPENAI_AGENT, key, f"{proxy}/v1", "chat", "gpt-4o-mini", "bounded")
     assert (said["kind"], "ambiguous_request" in said["error"]) == ("BadRequestError", True)
     assert "put the vendor in front of the path" in said["error"]
-    said = ask(kbctl, STRIPE_AGENT, key, proxy, "1")
+    said = ask(STRIPE_AGENT, key, proxy, "1")
     assert (said["kind"], "ambiguous_request" in said["error"]) == ("InvalidRequestError", True)
     assert len(model.heard) == heard
     only = kbctl("issue", "--tenant", "acme", "--vendor", "openai", "--cap", "5").strip()
-    assert ask(kbctl, OPENAI_AGENT, only, f"{proxy}/v1", "chat", "gpt-4o-mini", "bounded") == {
-        "text": "hello"
-    }
+    assert ask(OPENAI_AGENT, only, f"{proxy}/v1", "chat", "gpt-4o-mini", "bounded") == {"text": "hello"}
 
 
 # --- a server of one's own ----------------------------------------------------------------------------
@@ -289,7 +285,7 @@ def test_a_server_that_speaks_as_openai_does_is_one_file_with_a_price() -> None:
     """The one that is explained beside the vendor files."""
     model = Tiered()
     try:
-        with new_home() as kbctl:
+        with new_home() as kbctl, closing(Agents(kbctl.home)) as ask:
             (kbctl.home / "vendors").mkdir(mode=0o700)
             file = kbctl.home / "vendors" / "mine.toml"
             readme = (resources.files("kbctld") / "vendors" / "README.md").read_text(encoding="utf-8")
@@ -302,9 +298,9 @@ def test_a_server_that_speaks_as_openai_does_is_one_file_with_a_price() -> None:
             key = kbctl("issue", "--tenant", "acme", "--vendor", "mine", "--cap", "1").strip()
             for base in ("/mine/v1", "/mine", "/v1"):
                 for what in ("chat", "stream"):
-                    said = ask(kbctl, OPENAI_AGENT, key, proxy + base, what, "llama-3.3-70b", "bounded")
+                    said = ask(OPENAI_AGENT, key, proxy + base, what, "llama-3.3-70b", "bounded")
                     assert said == {"text": "hello"}
-            said = ask(kbctl, OPENAI_AGENT, key, f"{proxy}/mine/v1", "chat", "mistral", "bounded")
+            said = ask(OPENAI_AGENT, key, f"{proxy}/mine/v1", "chat", "mistral", "bounded")
             assert (said["kind"], "amount_unknown" in said["error"]) == ("BadRequestError", True)
             shown = kbctl.json("show", key)
             assert (shown["status"], shown["held_usd"]) == ("active", 0)
