@@ -7,15 +7,12 @@ never from what the agent says of it.
 from typing import TypeAlias
 
 from kbctld.core.document import Batch, Document, read_batch, read_document
-from kbctld.core.form import Form, read_form
+from kbctld.core.form import EMPTY, Form, read_form
 from kbctld.core.operation import Operation, Recipients
 from kbctld.core.vendor import Vendor
 
 Body: TypeAlias = Form | Document | Batch
 """What was read of a request's body."""
-
-EMPTY = Form((), has_semicolon=False)
-"""What says nothing."""
 
 
 def read_body(vendor: Vendor, path: str, operation: Operation | None, raw: bytes) -> Body:

@@ -210,17 +210,17 @@ def _price_amount(
         if read is None:
             return _unknown(operation, f"it states no {cost.currency}", f"state {cost.currency}")
         currency = read
-    quote = _priced(operation, minor, currency, rates)
-    if cost.object is None or isinstance(quote, Refusal):
-        return quote
-    return replace(quote, counts=Remembered(quote.nano, minor, currency))
+    return _priced(operation, minor, currency, rates, is_object=cost.object is not None)
 
 
-def _priced(operation: Operation, minor: int, currency: str, rates: Rates) -> Price | Refusal:
+def _priced(
+    operation: Operation, minor: int, currency: str, rates: Rates, *, is_object: bool = False
+) -> Price | Refusal:
     nano = rates.nano(minor, currency)
     if nano is None:
         return _no_rate(operation, currency)
-    return _bounded(operation, Price(nano, minor, currency))
+    counts = Remembered(nano, minor, currency) if is_object else None
+    return _bounded(operation, Price(nano, minor, currency, counts=counts))
 
 
 def _told(looked_up: Found | Missed | None, before: str = "", remedy: str = "") -> Found:

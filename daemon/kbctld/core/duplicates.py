@@ -10,6 +10,7 @@ import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Literal, TypeAlias
 
 from kbctld.core.body import Body
@@ -92,25 +93,25 @@ def fingerprint(
         body: as it was read, in any order and spelling.
         metadata_field: where marks of the run stand that asks; they don't count.
     """
-    digest = hashlib.blake2b(digest_size=16)
-    for header, account in sorted(accounts.items()):
-        digest.update(f"{header}\0{account}\0".encode())
-    for part in (family, credential, method, target.path):
-        digest.update(part.encode() + b"\0")
-    digest.update(target.form.canonical() + b"\0")
-    digest.update(_unmarked(body, metadata_field).canonical())
-    return digest.digest()
+    parts = [f"{header}\0{account}\0" for header, account in sorted(accounts.items())]
+    said = "".join(parts) + f"{family}\0{credential}\0{method}\0{target.path}\0"
+    whole = said.encode() + target.form.canonical() + b"\0" + _unmarked(body, metadata_field)
+    return hashlib.blake2b(whole, digest_size=16).digest()
 
 
-def _unmarked(body: Body, metadata_field: str | None) -> Body:
-    """The same without the marks of the run that asks."""
+def _unmarked(body: Body, metadata_field: str | None) -> bytes:
+    """The body in canonical form, without the marks of the run that asks."""
     if metadata_field is None:
-        return body
+        return body.canonical()
     if isinstance(body, Form):
-        marks = {f"{metadata_field}[{name}]" for name in _MARKS}
-        return replace(body, pairs=tuple(pair for pair in body.pairs if pair[0] not in marks))
+        return body.canonical(_marks_in(metadata_field))
     said = body.members.get(metadata_field) if isinstance(body, Document) else None
     if isinstance(body, Document) and isinstance(said, dict):
         kept = {name: value for name, value in said.items() if name not in _MARKS}
-        return replace(body, members={**body.members, metadata_field: kept})
-    return body
+        return replace(body, members={**body.members, metadata_field: kept}).canonical()
+    return body.canonical()
+
+
+@lru_cache
+def _marks_in(metadata_field: str) -> frozenset[str]:
+    return frozenset(f"{metadata_field}[{name}]" for name in _MARKS)

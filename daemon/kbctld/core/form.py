@@ -8,8 +8,11 @@ as ambiguous, never repaired.
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
-from urllib.parse import unquote_to_bytes, urlencode
+from dataclasses import dataclass, field
+from functools import lru_cache
+from urllib.parse import unquote_to_bytes
+
+import msgspec
 
 FIELDS_MAX = 1_000
 """Far above what an SDK sends (metadata is 50 keys); bounds the work of one request."""
@@ -19,6 +22,7 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 # PHP turns these into "_" in a name, a bracket that nothing closes too; other readers trim or fold case.
 _FOLDED = re.compile(r"[ .\[]")
 _BRACKETS = "[]"
+_packed = msgspec.msgpack.Encoder().encode
 _ITEM = re.compile(r"([a-z_]+)\[(0|[1-9][0-9]{0,2})\]((?:\[[a-z0-9_]+\])+)", re.ASCII)
 
 
@@ -33,6 +37,15 @@ class Form:
     pairs: tuple[tuple[str, str], ...]
     has_semicolon: bool
     """A raw ``;`` stands in the text: some parsers split fields there."""
+    _seen: dict[str, list[int]] = field(init=False, repr=False, compare=False)
+    """Where the laxest readers see a name, folded: places in ``pairs``."""
+
+    def __post_init__(self) -> None:
+        seen: dict[str, list[int]] = {}
+        for place, (key, _) in enumerate(self.pairs):
+            for name in _names(key):
+                seen.setdefault(name, []).append(place)
+        object.__setattr__(self, "_seen", seen)
 
     def one(self, name: str) -> str | None:
         """The value of a field that decides something; None where it is absent.
@@ -47,17 +60,15 @@ class Form:
         if "." in name:
             values = self.values(name)
             return values[0] if values else None
-        found: str | None = None
-        times = 0
-        for key, value in self.pairs:
-            if key == name:
-                found = value
-                times += 1
-            elif _could_be(key, name):
-                raise AmbiguousFieldError(name)
-        if times > 1 or (self.has_semicolon and self._mentions(name)):
+        if self.has_semicolon and self._mentions(name):
             raise AmbiguousFieldError(name)
-        return found
+        places = self._seen.get(_fold(name))
+        if places is None:
+            return None
+        key, value = self.pairs[places[0]]
+        if len(places) > 1 or key != name:
+            raise AmbiguousFieldError(name)
+        return value
 
     def values(self, field: str) -> tuple[str, ...] | None:
         """What a rule on this field must hold for; None where it is absent.
@@ -86,11 +97,10 @@ class Form:
             AmbiguousFieldError: it stands there under a name that other parsers fold into this one, as an
                 array or object, or beside a raw ``;``.
         """
-        if any(key != name and _could_be(key, name) for key, _ in self.pairs):
+        found = [self.pairs[place] for place in self._seen.get(_fold(name), ())]
+        if any(key != name for key, _ in found) or (self.has_semicolon and self._mentions(name)):
             raise AmbiguousFieldError(name)
-        if self.has_semicolon and self._mentions(name):
-            raise AmbiguousFieldError(name)
-        return tuple(value for key, value in self.pairs if key == name)
+        return tuple(value for _, value in found)
 
     def items(self, name: str) -> list[dict[str, str]]:
         """A list that decides something, ``name[0][a][b]=value``: of each item the values, ``a.b`` by path.
@@ -108,7 +118,7 @@ class Form:
                 if path in item:
                     raise AmbiguousFieldError(name)
                 item[path] = value
-            elif _could_be(key, name):
+            elif _fold(name) in _names(key):
                 raise AmbiguousFieldError(name)
         if self.has_semicolon or found.keys() != set(range(len(found))):
             raise AmbiguousFieldError(name)
@@ -121,9 +131,7 @@ class Form:
         """
         for name in names:
             root = name.partition(".")[0]
-            if any(_could_be(key, root) for key, _ in self.pairs):
-                return name
-            if self.has_semicolon and self._mentions(root):
+            if _fold(root) in self._seen or (self.has_semicolon and self._mentions(root)):
                 return name
         return None
 
@@ -131,9 +139,13 @@ class Form:
         folded = _fold(name)
         return any(folded in _fold(key) or folded in _fold(value) for key, value in self.pairs)
 
-    def canonical(self) -> bytes:
-        """The same bytes for the same fields, in whatever order and spelling they were sent."""
-        return urlencode(sorted(self.pairs)).encode()
+    def canonical(self, without: frozenset[str] = frozenset()) -> bytes:
+        """The same bytes for the same fields, in whatever order and spelling they were sent.
+
+        Args:
+            without: names of fields that don't count.
+        """
+        return _packed(sorted(pair for pair in self.pairs if pair[0] not in without))
 
     def object(self, name: str) -> dict[str, str]:
         """``name[key]=value`` fields as a flat mapping; later ones win. For records, never for decisions."""
@@ -155,7 +167,7 @@ def read_form(raw: bytes) -> Form:
         FormError: broken escapes, not UTF-8, control characters in a name, or too many fields.
     """
     if not raw:
-        return Form((), has_semicolon=False)
+        return EMPTY
     pieces = raw.split(b"&")
     if len(pieces) > FIELDS_MAX:
         raise FormError(f"a form has at most {FIELDS_MAX:,} fields")
@@ -165,28 +177,60 @@ def read_form(raw: bytes) -> Form:
     for piece in pieces:
         name, _, value = piece.partition(b"=")
         try:
-            decoded = (_decode(name), _decode(value))
+            pairs.append((_name(name) if len(name) <= _SHORT else _read_name(name), _decode(value)))
         except UnicodeDecodeError:
             raise FormError("a form is UTF-8") from None
-        if _CONTROL.search(decoded[0]):
-            raise FormError("a form field's name holds a control character")
-        pairs.append(decoded)
     return Form(tuple(pairs), has_semicolon=b";" in raw)
 
 
 def _decode(raw: bytes) -> str:
-    return unquote_to_bytes(raw.replace(b"+", b" ")).decode("utf-8")
+    if b"%" in raw or b"+" in raw:
+        raw = unquote_to_bytes(raw.replace(b"+", b" "))
+    return raw.decode("utf-8")
 
 
-def _fold(text: str) -> str:
+# Names come again and again; what they mean is worked out once. Long ones are not kept.
+_SHORT = 64
+_KEPT = 4096
+
+
+def _read_name(raw: bytes) -> str:
+    name = _decode(raw)
+    if _CONTROL.search(name):
+        raise FormError("a form field's name holds a control character")
+    return name
+
+
+_name = lru_cache(_KEPT)(_read_name)
+
+
+def _fold_long(text: str) -> str:
     return _FOLDED.sub("_", text.strip().casefold())
 
 
-def _could_be(key: str, name: str) -> bool:
-    """Whether the laxest reader sees this field in that key: case, blanks, dots and brackets folded away."""
+_fold_short = lru_cache(_KEPT)(_fold_long)
+
+
+def _fold(text: str) -> str:
+    return _fold_short(text) if len(text) <= _SHORT else _fold_long(text)
+
+
+def _names_of(key: str) -> tuple[str, ...]:
+    """What the laxest readers take a key for: case, blanks, dots and brackets folded away."""
     # Rack 2 skips brackets of either kind in front, and ends the name at the next one.
     root = key.strip().lstrip(_BRACKETS).replace("]", "[").partition("[")[0]
-    return _fold(name) in (_fold(root), _fold(key))
+    return tuple({_fold_long(root), _fold_long(key)})
+
+
+_names_short = lru_cache(_KEPT)(_names_of)
+
+
+def _names(key: str) -> tuple[str, ...]:
+    return _names_short(key) if len(key) <= _SHORT else _names_of(key)
+
+
+EMPTY = Form((), has_semicolon=False)
+"""What says nothing."""
 
 
 def _could_reach(key: str, path: list[str]) -> bool:

@@ -8,7 +8,6 @@ checks is the documented precedence of the codes.
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import chain
 from typing import Any, TypeAlias
 
 from kbctld.core.body import Body
@@ -271,17 +270,19 @@ def _whose(holder: Grant, grant: Grant) -> str:
 
 
 def _stopped(grant: Grant, now_ns: int) -> Refusal | None:
-    for holder in grant.lineage:
-        who = _whose(holder, grant)
+    lineage = grant.lineage
+    for holder in lineage:
         if holder.revoked_ns is not None:
+            who = _whose(holder, grant)
             return Refusal(Code.KEY_REVOKED, f"{who} was revoked", "ask the operator for a new key")
         if holder.frozen:
+            who = _whose(holder, grant)
             return Refusal(Code.KEY_REVOKED, f"{who} was stopped: {holder.frozen}", "issue a new key")
-    for holder in grant.lineage:
-        who = _whose(holder, grant)
-        if holder.expired(now_ns):
+    for holder in lineage:
+        if holder.expires_ns is not None and now_ns >= holder.expires_ns:
+            who = _whose(holder, grant)
             return Refusal(Code.KEY_EXPIRED, f"{who} has expired", "ask the operator for a new key")
-    for holder in grant.lineage:
+    for holder in lineage:
         if holder.paused:
             looped = holder.paused == LOOPED
             return Refusal(
@@ -296,38 +297,38 @@ _Call = tuple[Operation | None, str, str, tuple[str, ...]]
 
 
 def _endpoint(holder: Grant, grant: Grant, access: Access, call: _Call) -> Refusal | None:
-    who, facts = _whose(holder, grant), {"attempted": access.title}
-    denied = next((entry for entry in holder.deny if entry.covers(*call)), None)
-    if denied is not None:
-        return Refusal(
-            Code.ENDPOINT_NOT_ALLOWED,
-            f"{who} denies {access.title}: {denied.text}",
-            "ask the operator for a key that allows it",
-            facts=facts,
-        )
+    for denied in holder.deny:
+        if denied.covers(*call):
+            return Refusal(
+                Code.ENDPOINT_NOT_ALLOWED,
+                f"{_whose(holder, grant)} denies {access.title}: {denied.text}",
+                "ask the operator for a key that allows it",
+                facts={"attempted": access.title},
+            )
     if holder.allow is not None:
         if any(entry.allows(*call) for entry in holder.allow):
             return None
         allowed = ", ".join(entry.text for entry in holder.allow[:5])
+        who = _whose(holder, grant)
         return Refusal(
             Code.ENDPOINT_NOT_ALLOWED,
             f"{who} does not allow {access.title}; it allows {allowed or 'nothing'}",
             f'ask for a key issued with --allow "{access.method} {access.target.path}"',
-            facts=facts,
+            facts={"attempted": access.title},
         )
     if access.operation is not None and access.operation.privileged:
         return Refusal(
             Code.ENDPOINT_NOT_ALLOWED,
             f"{access.title} is privileged: it mints credentials or moves payout destinations",
             f"ask for a key issued with --allow {access.operation.name}",
-            facts=facts,
+            facts={"attempted": access.title},
         )
     if access.operation is None and access.method not in READS and not grant.capped:
         return Refusal(
             Code.ENDPOINT_NOT_ALLOWED,
             f"{access.title} is not an operation whose cost is known",
             f'ask for a key issued with --allow "{access.method} {access.target.path}"',
-            facts=facts,
+            facts={"attempted": access.title},
         )
     return None
 
@@ -547,16 +548,21 @@ def _call_caps(grant: Grant, access: Access, quote: Price) -> Refusal | None:
 def _caps(grant: Grant, access: Access, quote: Price, now_ns: int) -> Refusal | None:
     if quote.nano == 0:
         return None
-    daily = (_daily(scope, access, quote, now_ns) for scope in grant.scopes)
-    total = (_total(scope, access, quote) for scope in grant.scopes)
-    return next((refusal for refusal in chain(daily, total) if refusal is not None), None)
-
-
-def _daily(scope: Scope, access: Access, quote: Price, now_ns: int) -> Refusal | None:
-    cap = scope.daily_cap_nano
     day = day_of(now_ns)
-    if cap is None or scope.account.used(day) + quote.nano <= cap:
-        return None
+    for scope in grant.scopes:
+        cap = scope.daily_cap_nano
+        if cap is not None and scope.account.used(day) + quote.nano > cap:
+            return _daily(scope, cap, access, quote, now_ns)
+    for scope in grant.scopes:
+        # Without a cap, what the journal can count is one.
+        cap = NANO_MAX if scope.total_cap_nano is None else scope.total_cap_nano
+        if scope.account.used_total() + quote.nano > cap:
+            return _total(scope, cap, access, quote)
+    return None
+
+
+def _daily(scope: Scope, cap: int, access: Access, quote: Price, now_ns: int) -> Refusal:
+    day = day_of(now_ns)
     spent, held = scope.account.posted.get(day, 0), scope.account.held.get(day, 0)
     wait_s = seconds_to_midnight(now_ns)
     return Refusal(
@@ -574,12 +580,8 @@ def _daily(scope: Scope, access: Access, quote: Price, now_ns: int) -> Refusal |
     )
 
 
-def _total(scope: Scope, access: Access, quote: Price) -> Refusal | None:
-    # Without a cap, what the journal can count is one.
-    cap = NANO_MAX if scope.total_cap_nano is None else scope.total_cap_nano
+def _total(scope: Scope, cap: int, access: Access, quote: Price) -> Refusal:
     account = scope.account
-    if account.used_total() + quote.nano <= cap:
-        return None
     return Refusal(
         Code.TOTAL_CAP_EXHAUSTED,
         f"{access.title} asks for {_asked(quote)} and the total cap of {scope.owner} is {say_usd(cap)},"

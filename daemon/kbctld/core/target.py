@@ -9,6 +9,7 @@ to put in front when they join a base URL and a path (``Vendor.joins``).
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 
 from kbctld.core.form import Form, FormError, read_form
 from kbctld.core.refusal import Code, Refusal
@@ -63,6 +64,10 @@ def read_target(raw: str, vendors: frozenset[str]) -> Arrived | Refusal:
         raw: the target as it stands in the request line, ASCII.
         vendors: the names that count as a prefix.
     """
+    return _read_short(raw, vendors) if len(raw) <= _SHORT else _read(raw, vendors)
+
+
+def _read(raw: str, vendors: frozenset[str]) -> Arrived | Refusal:
     if not raw.startswith("/"):
         if "://" in raw:
             return Refusal(
@@ -89,6 +94,11 @@ def read_target(raw: str, vendors: frozenset[str]) -> Arrived | Refusal:
     if first in vendors:
         return Arrived(first, path[1 + len(first) :] or "/", query, form)
     return Arrived(None, path, query, form)
+
+
+# The same few targets come again and again. Long ones are not kept.
+_SHORT = 100
+_read_short = lru_cache(1024)(_read)
 
 
 def settle_target(

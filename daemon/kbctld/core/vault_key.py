@@ -12,7 +12,7 @@ import re
 import zlib
 
 PREFIX = "vault_key_"
-_ALPHABET = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+ALPHABET = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 _RANDOM_DIGITS = 43  # 62**43 > 2**256
 _CHECK_DIGITS = 6  # 62**6 > 2**32
 _SHAPE = re.compile(rf"{PREFIX}([0-9A-Za-z]{{{_RANDOM_DIGITS}}})([0-9A-Za-z]{{{_CHECK_DIGITS}}})", re.ASCII)
@@ -23,7 +23,7 @@ def base62(number: int, width: int) -> str:
     digits = []
     while number:
         number, rest = divmod(number, 62)
-        digits.append(_ALPHABET[rest])
+        digits.append(ALPHABET[rest])
     return "".join(reversed(digits)).rjust(width, "0")
 
 

@@ -39,7 +39,7 @@ _SKIP_BYTES = 64 * 1024
 # Connections looked at for one that is idle, each time that another wants in.
 _ROOM_TRIES = 64
 # Requests with one credential that are begun in one round of the event loop.
-_BEGUN_AT_ONCE = 4
+_BEGUN_AT_ONCE = 8
 
 # Whose agent it is can't be told before its head is in, so the shape is the one that most SDKs read.
 _FULL_BODY = (
@@ -117,6 +117,9 @@ class Request:
             BadBody: too large, too slow, or chunks that are not plain.
             ClientGone: it ended before its length.
         """
+        if not (self._chunked or self._continue) and len(self.connection.buffer) >= self._left:
+            self.check_length()
+            return self._take()
         parts = [piece async for piece in self.pieces()]
         return parts[0] if len(parts) == 1 else b"".join(parts)
 

@@ -6,20 +6,21 @@ key, vendor, endpoint and credential are good.
 """
 
 import hashlib
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from urllib.parse import urlencode
 
+import msgspec
+
 from kbctld.core import body as bodies
 from kbctld.core.account import Acting, find_account
-from kbctld.core.body import EMPTY, Body
+from kbctld.core.body import Body
 from kbctld.core.bounds import bounded, bounds
 from kbctld.core.cost import Remembered, objects_needed
 from kbctld.core.document import Batch, Document, DocumentError
 from kbctld.core.duplicates import fingerprint, is_watched
-from kbctld.core.form import AmbiguousFieldError, Form, FormError, read_form
+from kbctld.core.form import EMPTY, AmbiguousFieldError, Form, FormError, read_form
 from kbctld.core.grant import Grant
 from kbctld.core.operation import READS, Tokens
 from kbctld.core.policy import Access, Permit
@@ -27,6 +28,7 @@ from kbctld.core.policy import Request as Asked
 from kbctld.core.refusal import Code, Refusal
 from kbctld.core.target import Arrived, Target
 from kbctld.core.tokens import ask_for_usage, wants_usage
+from kbctld.core.vault_key import PREFIX
 from kbctld.core.vendor import Vendor
 from kbctld.credentials import Credential, Credentials
 from kbctld.http1.gate import Head
@@ -112,7 +114,7 @@ def find_access(
             leaving[name] = value.decode("latin-1")
     leaves = list(leaving.values())
     leaves += [target.path, *(text for pair in target.form.pairs for text in pair)]
-    if any(_VAULT_KEY.search(text) for text in leaves):
+    if any(PREFIX in text and _VAULT_KEY.search(text) for text in leaves):
         return Refusal(
             Code.AMBIGUOUS_REQUEST,
             "a vault key stands where the vendor would see it",
@@ -134,8 +136,8 @@ def _acting(
 ) -> Acting | Refusal | None:
     """Whose account the path names; None where paths of this vendor name none, or there is no credential."""
     table = vendor.file.account
-    credential = find_credential(credentials, grant, vendor)
-    if table is None or isinstance(credential, Refusal):
+    credential = find_credential(credentials, grant, vendor) if table is not None else None
+    if table is None or credential is None or isinstance(credential, Refusal):
         return None  # without a credential nothing will leave
     return find_account(table, target, credential.fields[table.field])
 
@@ -227,13 +229,14 @@ async def read_request(
     streams = body is None and head.has_body  # what has streamed by can't be compared with a retry
     replay = None if streams else allowed(_replay_digest(call, grant, access, credential, slots, apart))
     guarded = any(holder.scope.guard is not None for holder in grant.lineage)
-    plain = form.canonical() if form is not EMPTY else body or b""
     watched = is_watched(access.operation, access.method) and any(h.duplicates for h in grant.lineage)
     asked = Asked(
         form,
         known,
         request_digest(access, slots, body or b""),
-        request_digest(access, slots, plain) if guarded else b"",
+        request_digest(access, slots, form.canonical() if form is not EMPTY else body or b"")
+        if guarded
+        else b"",
         replay or None,
         _fingerprint(grant, access, credential, form) if watched else None,
         call.row.idempotency_key,
@@ -260,13 +263,11 @@ def write_bounds(
 
 def request_digest(access: Access, slots: Mapping[bytes, bytes], body: bytes) -> bytes:
     """Of method, target, type, account and body: equal for a retry."""
-    digest = hashlib.blake2b(digest_size=16)
-    for part in (access.method.encode(), access.target.text.encode(), slots.get(b"content-type", b"")):
-        digest.update(part + b"\0")
+    kind = slots.get(b"content-type", b"")
+    said = f"{access.method}\0{access.target.text}\0".encode() + kind + b"\0"
     for header, account in access.accounts.items():
-        digest.update(f"{header}\0{account}\0".encode())
-    digest.update(body)
-    return digest.digest()
+        said += f"{header}\0{account}\0".encode()
+    return hashlib.blake2b(said + body, digest_size=16).digest()
 
 
 def _find_vendor(vendors: Mapping[str, Vendor], grant: Grant, arrived: Arrived) -> Vendor | Refusal:
@@ -426,4 +427,4 @@ def _metadata(grant: Grant, vendor: Vendor, form: Body, slots: Mapping[bytes, by
     if not said:
         return None
     said = {name[:100]: value[:500] for name, value in said.items()}
-    return json.dumps({**said, **grant.metadata})
+    return msgspec.json.encode({**said, **grant.metadata}).decode()

@@ -155,14 +155,15 @@ async def _pass_back(
     scrubber = plane.scrubber(credential)
     reflected = scrubber.finds(b"\n".join(text for pair in fields for text in pair))
     events = flight.events(answer)
-    pieces = connection.body(pool.limits.silence_s if events is None else pool.limits.stream_silence_s)
+    silence_s = pool.limits.silence_s if events is None else pool.limits.stream_silence_s
     has_body = call.row.method != "HEAD"  # what it answers has a length all the same
     has_links = file.hosts is not None and 200 <= answer.status < 300 and _is_json(answer)
     whole: bytes | None = None
+    if has_body and not has_links and answer.length is not None and answer.length <= _WHOLE_BYTES:
+        whole = await connection.whole(silence_s)
+    pieces = connection.body(silence_s)
     if has_body and has_links:
         whole, pieces = await _up_to(LINKS_BYTES, pieces)
-    elif has_body and answer.length is not None and answer.length <= _WHOLE_BYTES:
-        whole = b"".join([piece async for piece in pieces])
     if whole is not None:
         shown = whole if events is None else events.feed(whole) + events.rest()
         flight.landed(answer, whole, credential)

@@ -11,7 +11,7 @@ import logging
 import sqlite3
 from typing import Any
 
-from kbctld.core.body import EMPTY
+from kbctld.core.form import EMPTY
 from kbctld.core.grant import Grant
 from kbctld.core.later import TRIES_MAX, true_price, wait_s
 from kbctld.core.ledger import NS_PER_S

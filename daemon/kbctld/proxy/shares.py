@@ -28,7 +28,7 @@ from kbctld.proxy.call import Refused
 
 # Turns, and dismissals, each time the loop comes round. A thousand calls that start at once would be one long
 # step of it, and their answers another, while everybody else's next byte waits.
-_AT_ONCE = 4
+_AT_ONCE = 8
 _NS_PER_S = 1_000_000_000
 _TIMER_MIN_NS = 1_000_000  # event loops count milliseconds: a sooner one would be a busy loop
 _RESERVE = 5

@@ -229,6 +229,17 @@ class Connection(asyncio.Protocol):
                 return
             await self._wait(self._loop.time() + silence_s, f"the answer stalled for {silence_s:g} s")
 
+    async def whole(self, silence_s: float) -> bytes:
+        """The body at once, of an answer that is short enough to be kept.
+
+        Raises:
+            UpstreamError: as ``body``.
+        """
+        if self._complete and self._error is None and len(self._pieces) == 1:
+            self._buffered = 0
+            return self._pieces.popleft()
+        return b"".join([piece async for piece in self.body(silence_s)])
+
     async def _wait(self, until: float, what: str) -> None:
         self._waiter = self._loop.create_future()
         handle = self._loop.call_at(until, _fire, self._waiter)

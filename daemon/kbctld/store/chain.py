@@ -19,6 +19,7 @@ What must stay true:
 """
 
 import hashlib
+import json
 import sqlite3
 import struct
 from collections.abc import Iterable, Mapping, Sequence
@@ -179,19 +180,26 @@ class Tip:
             connection: in a transaction.
             endings: values of ``CALL_ENDING``, then the call's number.
         """
-        for *said, number in endings:
-            ending = tuple(said)
-            found = connection.execute(_ENDING_OF, (number,)).fetchone()
-            if found is None:
+        said = {values[-1]: values[:-1] for values in endings}
+        if not said:
+            return
+        found = connection.execute(_ENDINGS_OF, (json.dumps(list(said)),)).fetchall()
+        standing = {row[0]: (row[1], row[2:]) for row in found}
+        overtaken, events, finished = [], [], []
+        for number, ending in said.items():
+            if number not in standing:
                 continue
-            prior, before = found[0], found[1:]
+            prior, before = standing[number]
             if before == ending:
                 continue
             if prior is not None:
-                connection.execute(_OVERTAKEN, (packed(before), prior))
+                overtaken.append((packed(before), prior))
             event = self.add(Kind.OUTCOME, number, packed(ending), prior)
-            connection.execute(INSERT_EVENT, event)
-            connection.execute(_FINISH, (*ending, event[0], number))
+            events.append(event)
+            finished.append((*ending, event[0], number))
+        connection.executemany(_OVERTAKEN, overtaken)
+        connection.executemany(INSERT_EVENT, events)
+        connection.executemany(_FINISH, finished)
 
     def correct(self, connection: sqlite3.Connection, amounts: Mapping[str, int]) -> None:
         """Put what posted calls really cost, by their ids, in place of what was posted, with their events."""
@@ -225,7 +233,10 @@ _INSERT_CALL = (
     f"INSERT INTO call ({named(CALL_FIXED + CALL_ENDING)}, chained_no, settled_no)"  # noqa: S608
     f" VALUES ({_marks(CALL_FIXED + CALL_ENDING, 2)})"
 )
-_ENDING_OF = f"SELECT settled_no, {named(CALL_ENDING)} FROM call WHERE no = ?"  # noqa: S608
+_ENDINGS_OF = (
+    f"SELECT no, settled_no, {named(CALL_ENDING)} FROM call"  # noqa: S608
+    " WHERE no IN (SELECT value FROM json_each(?))"
+)
 _FINISH = f"UPDATE call SET {named(f'{name} = ?' for name in CALL_ENDING)}, settled_no = ? WHERE no = ?"  # noqa: S608
 _POSTED = f"SELECT {named(CALL_ENDING)}, no FROM call WHERE call_id = ? AND outcome = 'posted'"  # noqa: S608
 _OVERTAKEN = "UPDATE chain SET was = ? WHERE no = ?"
