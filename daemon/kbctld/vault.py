@@ -51,6 +51,7 @@ from kbctld.core.ledger import (
     day_of,
 )
 from kbctld.core.limits import Limits
+from kbctld.core.listing import content, list_path
 from kbctld.core.lookup import Plan
 from kbctld.core.money import Rates, usd_from_nano
 from kbctld.core.pace import Bucket
@@ -63,7 +64,7 @@ from kbctld.core.vendor import Vendor
 from kbctld.prices import Prices
 from kbctld.store import changes, later, queries
 from kbctld.store.database import Database, mark_pending_unknown
-from kbctld.store.journal import CallRow, Journal, JournalError, Statement
+from kbctld.store.journal import CallRow, Journal, JournalError, Statement, Trace
 from kbctld.store.kept import Kept, kept_of, kept_of_tenant
 from kbctld.store.readers import is_broken
 
@@ -810,6 +811,7 @@ class Vault:
                 row.duplicate_of = verdict.repetition.earlier.call_id
                 row.reason = f"{Code.SUSPECTED_DUPLICATE}: {verdict.repetition.sentence}"
             row.scopes = tuple(scope.name for scope in grant.scopes)
+            row.trace = _trace(access, request, verdict)
             if request.replay is not None:
                 self._grown()  # it stays for as long as it may be retried
         else:
@@ -1083,6 +1085,20 @@ def _birth(grant: Grant) -> dict[str, str]:
     """What the list of changes says of a new key, beside who made it."""
     said = {"label": grant.label, "policy": grant.policy, "parent": grant.parent and grant.parent.key_id}
     return {name: text for name, text in said.items() if text}
+
+
+def _trace(access: Access, request: Request, permit: Permit) -> Trace | None:
+    """By what the call can be found again, should its answer be lost."""
+    vendor, operation = access.vendor, access.operation
+    listing = vendor.file.listing.get(operation.record or "") if operation is not None else None
+    found = None
+    if listing is not None and operation is not None and operation.record is not None:
+        path = list_path(listing, access.parameters)
+        found = content(listing, operation.record, path, request.form)
+    accounts = {name: value for name, value in access.accounts.items() if name in vendor.account_headers}
+    if found is None and not accounts:
+        return None
+    return Trace(found, permit.price.untold, json.dumps(accounts, sort_keys=True) if accounts else None)
 
 
 def _labels(label: str | None) -> tuple[str, ...]:

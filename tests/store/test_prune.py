@@ -13,10 +13,10 @@ import pytest
 
 from kbctl.checkpoint import Checkpoint
 from kbctld.store import prune
-from kbctld.store.journal import Journal
+from kbctld.store.journal import Journal, Trace
 from kbctld.store.prune import Plan, Pruning
 from tests.store.audit import DAY_NS, altered, checkpoint_of, lived, one, verdict
-from tests.store.support import NOW, call, database_of, journal_in, opened, rows
+from tests.store.support import NOW, call, database_of, journal_in, key_statement, opened, rows
 from tests.support.loop import run
 
 ROOT = Path(__file__).parents[2]
@@ -102,6 +102,23 @@ def test_D10_pruning_again_takes_what_has_ended_since(folder: Path) -> None:
     assert kept > 10
     assert late == kept  # they were settled on the third day
     assert gone == 0
+
+
+def test_by_what_a_call_was_found_goes_with_it(folder: Path) -> None:
+    """And stays with a call that stays."""
+
+    async def main() -> None:
+        async with journal_in(folder) as journal:
+            await journal.change([key_statement(1)])
+            for number, outcome in enumerate(("posted", "unknown", "posted")):
+                row = call(number, key_no=1, ts_ns=NOW + number * DAY_NS, outcome=outcome)
+                row.trace = Trace(b"c" * 16, 5, None)
+                await journal.append(row)
+            await lived(journal, 1, start=10, ts=lambda n: NOW + 4 * DAY_NS + n)
+            await prune_all(journal, NOW + 2 * DAY_NS)
+
+    run(main())
+    assert [row["call_id"] for row in rows(folder, "SELECT call_id FROM trace")] == ["call_1", "call_2"]
 
 
 def test_the_newest_call_stays_so_that_numbers_go_on(folder: Path) -> None:

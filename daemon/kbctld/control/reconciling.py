@@ -55,7 +55,7 @@ class Reconciling:
             raise KbctlError(
                 "vendor_unknown", f"there is no vendor {name[:100]!r}", "kbctl vendor list", Exit.NOT_FOUND
             )
-        if vendor.file.record is None:
+        if not vendor.list_days:
             raise KbctlError(
                 "record_unknown",
                 f"the vendor file of {name} does not say where {name} lists what was made",
@@ -66,7 +66,7 @@ class Reconciling:
         given_ns, to_ns = ask.moment("from"), ask.moment("to")
         to_ns = min(now_ns - _SETTLED_NS, now_ns if to_ns is None else to_ns)
         from_ns = to_ns - NS_PER_DAY if given_ns is None else given_ns
-        days = vendor.file.record.days
+        days = vendor.list_days
         if not now_ns - days * NS_PER_DAY <= from_ns < to_ns:
             raise KbctlError(
                 "invalid_request",
@@ -139,6 +139,8 @@ def _usd(thing: Made, rates: Rates) -> Decimal | None:
 
 
 def _nano(thing: Made, rates: Rates) -> int | None:
+    if thing.told_later:
+        return thing.price_nano
     if thing.minor is None or thing.currency is None:
         return None
     return rates.nano(thing.minor, thing.currency)

@@ -30,8 +30,18 @@ def place_of(later: Later, parameters: Mapping[str, str], said: Mapping[str, Any
     object_id = said.get(later.object)
     if not isinstance(object_id, str) or not _ID.fullmatch(object_id):
         return None
+    return _filled(later, {**parameters, "id": object_id})
+
+
+def object_in(later: Later, parameters: Mapping[str, str], place: str) -> str:
+    """The id of the object in what ``place_of`` gave."""
+    before, _, behind = _filled(later, parameters).partition("{id}")
+    return place.removeprefix(before).removesuffix(behind)
+
+
+def _filled(later: Later, parameters: Mapping[str, str]) -> str:
     path = later.get
-    for name, value in {**parameters, "id": object_id}.items():
+    for name, value in parameters.items():
         path = path.replace(f"{{{name}}}", value)
     return path
 
@@ -48,11 +58,19 @@ def true_price(later: Later, path: str, said: Mapping[str, Any], fees_nano: int,
         fees_nano: what that price leaves out, at most.
         rates: US dollars per unit of other currencies.
     """
-    text, unit = said.get(later.price), read_currency(str(said.get(later.unit)))
-    match = _PRICE.fullmatch(text) if isinstance(text, str) else None
-    rate = rates.usd_per_unit.get(unit) if unit is not None else None
+    nano = read_price(said.get(later.price), said.get(later.unit), rates)
     object_id = said.get(later.object)
-    if match is None or rate is None or not isinstance(object_id, str) or object_id not in path:
+    if nano is None or not isinstance(object_id, str) or object_id not in path:
+        return None
+    return nano + fees_nano
+
+
+def read_price(text: Any, unit: Any, rates: Rates) -> int | None:
+    """A price that a vendor writes as text, in nano-USD, rounded up; None where it is none, or nothing."""
+    currency = read_currency(str(unit))
+    match = _PRICE.fullmatch(text) if isinstance(text, str) else None
+    rate = rates.usd_per_unit.get(currency) if currency is not None else None
+    if match is None or rate is None:
         return None
     nano = -(-Fraction(match[1]) * Fraction(*rate) * NANO_PER_USD // 1)
-    return nano + fees_nano if 0 < nano <= USD_MAX * NANO_PER_USD else None
+    return nano if 0 < nano <= USD_MAX * NANO_PER_USD else None

@@ -253,7 +253,9 @@ class Operation(_Strict):
     later: Later | None = None
     """Where its true price is told, for what is counted by a table of prices."""
     record: Text | None = None
-    """What the vendor's own list calls the thing that it makes: one of ``record.kinds``."""
+    """What the vendor's own list calls the thing that it makes: one of ``record.kinds``, or a ``listing``."""
+    state: Text | None = None
+    """Where the object that it acts on tells whether it was done: one of the file's ``state``."""
 
     @property
     def body_decides(self) -> bool:

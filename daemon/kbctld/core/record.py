@@ -17,6 +17,10 @@ from kbctld.core.money import Rates, read_currency
 from kbctld.core.target import Target
 from kbctld.core.vendor_file import RecordTable
 
+BEFORE_S = 60
+AFTER_S = 900
+"""How far from a call's time its entry is looked for: the vendor's clock is not ours."""
+
 _ID = re.compile(r"[A-Za-z0-9_]{1,255}", re.ASCII)
 
 
@@ -29,10 +33,12 @@ class Made:
         at_s: when, seconds since the epoch.
         object_id: what was made.
         request_id: of the call that made it; None where the vendor did so by itself.
-        key: the idempotency key of that call, as the vendor got it.
+        key: the idempotency key of that call, as the vendor got it; in a listing, its content.
         minor: its amount in minor units; None where that can't be told.
         currency: upper case; None where that can't be told.
         part: whether it stems from another object, which counts in its place.
+        told_later: the list tells no amount, and a price only some time after.
+        price_nano: that price, nano-USD; None while it is not told.
     """
 
     kind: str
@@ -43,6 +49,8 @@ class Made:
     minor: int | None
     currency: str | None
     part: bool = False
+    told_later: bool = False
+    price_nano: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +74,8 @@ class Ours:
         at_ns: when it was let through.
         kind: what the vendor lists it as; None where it lists nothing of such calls.
         request_id: the vendor's word for the request.
-        key: its idempotency key, as it was sent.
+        key: its idempotency key, as it was sent; in a listing, its content until it is known
+            what it made.
         minor: minor units; None where nobody could tell.
         currency: upper case.
         nano: what counts for it, nano-USD.
@@ -99,6 +108,17 @@ class Compared:
     elsewhere: list[Made] = field(default_factory=list)
     absent: list[Ours] = field(default_factory=list)
     differ: list[tuple[Ours, Made]] = field(default_factory=list)
+
+
+def merged(parts: Iterable[Compared]) -> Compared:
+    """What several comparisons come to."""
+    whole = Compared()
+    for part in parts:
+        whole.agree += part.agree
+        whole.elsewhere += part.elsewhere
+        whole.absent += part.absent
+        whole.differ += part.differ
+    return whole
 
 
 def page_target(table: RecordTable, kind: str, from_s: int, to_s: int, after: str | None) -> Target:
@@ -167,7 +187,7 @@ def compare(made: Iterable[Made], ours: Iterable[Ours], from_ns: int, to_ns: int
     """
     calls: dict[str, Ours] = {}
     by_request: dict[str, str] = {}
-    by_key: dict[tuple[str, str], list[str]] = {}
+    by_key: dict[tuple[str, str], list[Ours]] = {}
     # Of several with one key, those that were refused come last.
     for each in sorted(ours, key=lambda each: each.outcome == "voided"):
         if each.request_id is not None:
@@ -175,7 +195,7 @@ def compare(made: Iterable[Made], ours: Iterable[Ours], from_ns: int, to_ns: int
         if each.kind is not None:
             calls[each.call_id] = each
             if each.key is not None:
-                by_key.setdefault((each.kind, each.key), []).append(each.call_id)
+                by_key.setdefault((each.kind, each.key), []).append(each)
     compared = Compared()
     matched: set[str] = set()
     for thing in made:
@@ -206,15 +226,23 @@ def compare(made: Iterable[Made], ours: Iterable[Ours], from_ns: int, to_ns: int
 
 def _alike(call: Ours, thing: Made, rates: Rates) -> bool:
     """Whether the same counts for both; of a bound, the row keeps the true cost in US dollars alone."""
+    if thing.told_later and call.outcome != "voided":
+        return thing.price_nano is None or thing.price_nano <= call.nano
     if call.outcome == "voided" or thing.minor is None or thing.currency is None:
         return False
     same = (call.minor, call.currency) == (thing.minor, thing.currency)
     return same or rates.nano(thing.minor, thing.currency) == call.nano
 
 
-def _by_key(by_key: Mapping[tuple[str, str], list[str]], thing: Made, matched: set[str]) -> str | None:
+def _by_key(by_key: Mapping[tuple[str, str], list[Ours]], thing: Made, matched: set[str]) -> str | None:
     found = by_key.get((thing.kind, thing.key), ()) if thing.key is not None else ()
-    return next((call_id for call_id in found if call_id not in matched), None)
+    near = (
+        call.call_id
+        for call in found
+        # A content says less than a key: it may be asked for again at another time.
+        if not thing.told_later or -BEFORE_S <= thing.at_s - call.at_ns // NS_PER_S <= AFTER_S
+    )
+    return next((call_id for call_id in near if call_id not in matched), None)
 
 
 def _made(table: RecordTable, item: Any) -> Made | None:

@@ -57,6 +57,10 @@ class Vendor:
         self.account_headers = frozenset(file.account_headers)
         self.key_header = (file.auth.header or "").encode("ascii")
         self.request_id_header = file.request_id_header.lower().encode("ascii")
+        reach = [table.days for table in file.listing.values()]
+        reach += [file.record.days] if file.record is not None else []
+        self.list_days = min(reach, default=0)
+        """How far back its own lists reach; 0 where it has none."""
         self.rates = read_rates_of(file.rate, "rate")
         self.operations = {operation.name: operation for _, operation in listed(file)}
         self._json_roots = tuple(file.json_roots)

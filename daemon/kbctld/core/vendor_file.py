@@ -221,6 +221,64 @@ class RecordTable(_Strict):
     kinds: Annotated[dict[Text, RecordKind], Meta(min_length=1)]
 
 
+class ListingTable(_Strict):
+    """A list of what was made that tells no request: what a call made is found by what it asked for.
+
+    Attributes:
+        get: the path, with what goes along every time, and parameters of ``match``.
+        since: the parameter of the earliest time, in RFC 3339.
+        until: of the latest.
+        items: in the answer, the entries: a path of names, as all that follows.
+        next: where the next page is, as a path and a query of the same list; null on the last one.
+        object: in an entry, the id of the thing.
+        at: when it was made, as RFC 2822 writes it.
+        same: fields of the request and the members of an entry that they become. Of those in one table the
+            first counts that is there.
+        counts: fields of the request that may be repeated, and the members that say how often they were.
+        only: what an entry must say to be one that a call has made.
+        price: what it cost; null until the vendor knows.
+        unit: the currency of that.
+        price_follows: whether things of the same content cost the same, so that a true price may be taken
+            from the one that was found.
+        days: how long entries are kept.
+    """
+
+    get: Text
+    since: Text
+    until: Text
+    items: Text
+    next: Text
+    object: Text
+    at: Text
+    same: Annotated[list[Annotated[dict[Text, Text], Meta(min_length=1)]], Meta(min_length=1)]
+    price: Text
+    unit: Text
+    days: Annotated[int, Meta(ge=1, le=365)]
+    counts: dict[Text, Text] = {}
+    only: dict[Text, str] = {}
+    price_follows: bool = False
+
+
+class StateTable(_Strict):
+    """What an object says of a call on it that got no answer.
+
+    Attributes:
+        get: the path, with parameters of ``match``.
+        at: in the answer, its state; a path of names.
+        done: states that show the call's effect, whoever brought it about.
+        amount: in the answer, what must also be the amount that the call stated.
+        never: states that no call brings about and none gets the object out of.
+        moved: in the answer, the amount that must be 0 for that.
+    """
+
+    get: Text
+    at: Text
+    done: Annotated[list[str | bool], Meta(min_length=1)]
+    amount: Text | None = None
+    never: list[str] = []
+    moved: Text | None = None
+
+
 class Survival(_Strict):
     """An object that a refused call has made or left, so that it can go on without a further call.
 
@@ -291,7 +349,11 @@ class VendorFile(_Strict):
     lookup_headers: dict[Text, Text] = {}
     """What goes along with look-ups: the version of the API whose answers they read."""
     record: RecordTable | None = None
-    """Where calls that got no answer can be found again."""
+    """Where calls that got no answer can be found again, by their idempotency keys."""
+    listing: dict[Text, ListingTable] = {}
+    """Where they can be found by their contents; by name."""
+    state: dict[Text, StateTable] = {}
+    """Where the object that they act on tells; by name."""
     survives: Survival | None = None
     example: list[Example] = []
 
@@ -404,11 +466,18 @@ def problems(file: VendorFile) -> Iterator[Problem]:
         if root not in file.roots:
             yield Problem(("json_roots",), f"`json_roots` takes some of the roots, not {root!r}")
     for name, table in file.lookup.items():
-        path = PLACEHOLDER.sub("x", table.get.partition("?")[0])
-        if not path.startswith(tuple(file.roots)) or not _PATTERN.fullmatch(f"GET {path}") or "{" in path:
+        if not _is_read(table.get, file):
             yield Problem(("lookup", name, "get"), f"`lookup.{name}.get` takes a path below a root")
     if file.record is not None:
         yield from _problems_of_record(file.record, file)
+    for name, listing in file.listing.items():
+        for key, message in _problems_of_listing(name, listing, file):
+            yield Problem(("listing", name, key), f"`listing.{name}.{key}` {message}")
+    for name, state in file.state.items():
+        if not _is_read(state.get, file):
+            yield Problem(("state", name, "get"), f"`state.{name}.get` takes a path below a root")
+        if bool(state.never) != (state.moved is not None):
+            yield Problem(("state", name, "never"), f"`state.{name}`: `never` and `moved` stand together")
     for header in file.lookup_headers:
         if header not in file.forward_headers:
             message = f"`lookup_headers` takes some of `forward_headers`, not {header!r}"
@@ -461,11 +530,24 @@ def _problems_of(
         yield "cost", "`cost.batch` takes a file with JSON bodies"
     if isinstance(cost, Tokens) and (file.body != "json" or not (file.model_price or file.model_table)):
         yield "cost", "`cost` takes a file with JSON bodies and `model_price` or `model_table`"
-    if operation.record is not None:
+    if operation.record in file.listing:
+        if not isinstance(cost, Counted) or file.body != "form":
+            yield "record", "`record` takes a listing where forms are priced by `[price]`"
+        if not set(PLACEHOLDER.findall(file.listing[operation.record].get)) <= set(PLACEHOLDER.findall(path)):
+            yield "record", "`record` takes a listing whose `get` has parameters of `match` alone"
+    elif operation.record is not None:
         if file.record is None or operation.record not in file.record.kinds:
-            yield "record", f"`record` takes one of `record.kinds`, not {operation.record!r}"
+            yield "record", f"`record` takes one of `record.kinds` or a listing, not {operation.record!r}"
         if not isinstance(cost, Amount):
             yield "record", "`record` takes an operation whose cost is of kind amount"
+    if operation.state is not None:
+        table = file.state.get(operation.state)
+        if table is None:
+            yield "state", f"`state` takes a state of the file, not {operation.state!r}"
+        elif not set(PLACEHOLDER.findall(table.get)) <= set(PLACEHOLDER.findall(path)):
+            yield "state", "`state` takes one whose `get` has parameters of `match` alone"
+        if operation.record is not None:
+            yield "state", "`state` and `record` don't stand together: either the object is new or it is not"
     if operation.later is not None:
         known = {*PLACEHOLDER.findall(path), "id"}
         if not isinstance(cost, Counted):
@@ -485,6 +567,26 @@ def _problems_of(
         for name in cost.lookup:
             if name not in file.lookup:
                 yield "cost", f"`cost.lookup` takes look-ups of the file, not {name!r}"
+
+
+def _is_read(get: str, file: VendorFile) -> bool:
+    """Whether it is a path below a root, parameters for whole names aside."""
+    path = PLACEHOLDER.sub("x", get.partition("?")[0])
+    good = _PATTERN.fullmatch(f"GET {path}") is not None and "{" not in path
+    return good and path.startswith(tuple(file.roots))
+
+
+def _problems_of_listing(name: str, table: ListingTable, file: VendorFile) -> Iterator[tuple[str, str]]:
+    if not _OPERATION.fullmatch(name) or (file.record is not None and name in file.record.kinds):
+        yield "get", "stands under a name of words and dots that is none of `record.kinds`"
+    if not _is_read(table.get, file):
+        yield "get", "takes a path below a root"
+    # kbctl reconcile reads it of the credential's own account, without a call to take parameters from.
+    named = PLACEHOLDER.findall(table.get)
+    if named and (file.account is None or f"/{file.account.after}/{{{'}{'.join(named)}}}/" not in table.get):
+        yield "get", "takes no parameter but the one behind `account.after`"
+    if name not in {operation.record for _, operation in listed(file)}:
+        yield "get", "lists what no operation makes"
 
 
 def _problems_of_record(table: RecordTable, file: VendorFile) -> Iterator[Problem]:

@@ -62,6 +62,21 @@ class JournalError(Exception):
     """Nothing can be recorded now; the text says why in one clause."""
 
 
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """By what a call can be found again at the vendor, where its row does not say it.
+
+    Attributes:
+        content: of what it asked for, where the vendor's list is searched by that.
+        fees_nano: what a price that is told later leaves out, at most.
+        accounts: JSON of the headers that moved it to another account; None for none.
+    """
+
+    content: bytes | None
+    fees_nano: int
+    accounts: str | None
+
+
 @dataclass(slots=True, eq=False)
 class CallRow:
     """One attempt. Fields up to ``usage_after_nano`` are fixed when it is appended; the rest end it."""
@@ -97,6 +112,8 @@ class CallRow:
     folded: int = 0
     scopes: tuple[str, ...] = ()
     """Whose requests it counts among, once it is let through; not stored with it."""
+    trace: Trace | None = None
+    """Stored in the same transaction, where there is one."""
     lost: bool = False
     """Whether it was to be recorded and was not: no retry may stand on what it holds; not stored."""
     no: int = 0
@@ -113,6 +130,7 @@ INSERT INTO object (vendor, credential, object_id, nano, minor, currency) VALUES
 ON CONFLICT (vendor, credential, object_id) DO UPDATE SET
     nano = max(nano, excluded.nano), minor = excluded.minor, currency = excluded.currency
 """
+_TRACE = "INSERT INTO trace (call_id, content, fees_nano, accounts) VALUES (?, ?, ?, ?)"
 _CHANGED = "UPDATE meta SET value = value + ? WHERE key = 'changes'"
 
 
@@ -408,6 +426,7 @@ class Journal:
         inserted = [_inserted(row) for row in batch.rows]
         ended = [(*_ending(row), row.no) for row in batch.finished if row.no]
         many: list[tuple[str, list[tuple[Any, ...]]]] = [
+            (_TRACE, [trace for row in batch.rows if (trace := _traced(row)) is not None]),
             (_BALANCE, [(*key, *counts) for key, counts in batch.balances().items()]),
             (_OBJECT, [(*key, r.nano, r.minor, r.currency) for key, r in batch.objects.items()]),
         ]
@@ -588,6 +607,12 @@ def _inserted(row: CallRow) -> tuple[Any, ...]:
         row.amount_nano,
         *_ending(row),
     )
+
+
+def _traced(row: CallRow) -> tuple[Any, ...] | None:
+    """In the order of ``_TRACE``."""
+    trace = row.trace
+    return None if trace is None else (row.call_id, trace.content, trace.fees_nano, trace.accounts)
 
 
 def _ending(row: CallRow) -> tuple[Any, ...]:

@@ -102,6 +102,11 @@ class Pruning:
             f"INSERT INTO chain_gap ({named(GAP)}) VALUES (?, ?, ?, ?, ?, ?)",  # noqa: S608
             gaps,
         )
+        connection.execute(
+            "DELETE FROM trace WHERE call_id IN"
+            " (SELECT call_id FROM call WHERE no IN (SELECT value FROM json_each(?)))",
+            (json.dumps(calls),),
+        )
         for table, numbers in (("call", calls), ("chain", list(links))):
             connection.execute(
                 f"DELETE FROM {table} WHERE no IN (SELECT value FROM json_each(?))",  # noqa: S608
