@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kbctld.core.entry import EntryError, read_entry
-from kbctld.core.grant import label_matches, label_segments
+from kbctld.core.grant import label_matches, label_segments, nobodys
 from tests.core.support import NOW, USD, VENDOR, access, grant, scope
 
 
@@ -231,3 +231,10 @@ def test_law_10_an_allow_list_takes_a_slash_to_the_letter(entry: str) -> None:
         segments = tuple(asked.strip("/").split("/"))
         assert read.covers(None, method, asked, segments)
         assert read.allows(None, method, asked, segments) is allowed
+
+
+def test_a_grant_that_no_key_stands_behind_reaches_one_vendor() -> None:
+    """Nothing but its scope limits it."""
+    made = nobodys(scope(), "acme", "acme:two")
+    assert (made.no, made.vendors, made.credential, made.allow) == (0, ("acme",), "acme:two", None)
+    assert made.scopes == (made.scope,)
