@@ -2,7 +2,10 @@
 
 import asyncio
 import json
+import os
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -70,6 +73,91 @@ def test_what_the_vendor_did_before_it_hung_up_is_posted_from_its_own_list(
         ask(served, key, "payment_method=pm_card_visa", "c-1", f"{INTENTS}/{made['object']}/confirm") == 200
     )
     assert served.json("show", key)["spent_usd"] == 30
+
+
+STRIPE = """
+import json, sys
+import stripe
+
+stripe.api_key, stripe.api_base, stripe.max_network_retries = sys.argv[1], sys.argv[2] + "/stripe", 0
+report = []
+for name, arguments, more in json.loads(sys.argv[3]):
+    try:
+        report.append(getattr(stripe.PaymentIntent, name)(*arguments, **more).status)
+    except stripe.StripeError as error:
+        report.append(error.http_status)
+print(json.dumps(report))
+"""
+
+
+def sdk(kbctl: Kbctl, key: str, *calls: tuple[str, list[str], dict[str, Any]]) -> list[Any]:
+    """Calls of Stripe's own SDK on payment intents; their states, or statuses."""
+    done = subprocess.run(
+        [sys.executable, "-c", STRIPE, key, kbctl.json("status")["proxy_url"], json.dumps(calls)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={"PATH": os.environ["PATH"], "HOME": str(kbctl.home)},
+    )
+    assert done.returncode == 0, done.stderr
+    return list(json.loads(done.stdout))
+
+
+def with_the_real_key(faulty: PretendStripe, path: str = "", **form: str) -> dict[str, Any]:
+    """What somebody does around kbctl."""
+    answer = httpx.post(
+        f"{faulty.url}{INTENTS}{path}",
+        data=form,
+        headers={"Authorization": f"Bearer {SECRET}"},
+        trust_env=False,
+    )
+    assert answer.status_code == 200, answer.text
+    return dict(answer.json())
+
+
+def test_what_became_of_a_confirmation_is_told_by_the_intent(served: Kbctl, faulty: PretendStripe) -> None:
+    """Three that got no answer: one was done, one is canceled since, one may still arrive and stays held."""
+    key = served("issue", "--cap", "100").strip()
+    done, dead, late = (
+        with_the_real_key(faulty, amount=str(amount), currency="usd", customer="cus_1")["id"]
+        for amount in (3000, 2000, 1000)
+    )
+    calls = [
+        ("confirm", [intent], {"payment_method": "pm_card_visa", "metadata": {"sandbox_fault": fault}})
+        for intent, fault in ((done, "reset-after"), (dead, "reset-before"), (late, "reset-before"))
+    ]
+    assert sdk(served, key, *calls) == [502, 502, 502]
+    assert served.json("show", key)["held_usd"] == 60
+    with_the_real_key(faulty, f"/{dead}/cancel")
+
+    served.kill()
+    served("up", "--port", "0", "--upstream", f"stripe={faulty.url}")
+    until(lambda: len(served.json("audit", "--unknown")) == 1)
+
+    shown = served.json("show", key)
+    assert (shown["spent_usd"], shown["held_usd"]) == (30, 10)
+    outcomes = {row["endpoint"]: row["outcome"] for row in served.json("audit") if row["vault_key_id"]}
+    assert [outcomes[f"{INTENTS}/{intent}/confirm"] for intent in (done, dead, late)] == [
+        *("posted", "voided", "unknown")
+    ]
+    until(lambda: any(late in row["endpoint"] and row["method"] == "GET" for row in served.json("audit")))
+    assert served.json("show", key)["held_usd"] == 10
+    served("audit", "verify")
+
+
+def test_a_connected_account_has_a_list_of_its_own(served: Kbctl, faulty: PretendStripe) -> None:
+    """What was made there is found there, and compared with that list; what was made here, with this one."""
+    key = served("issue", "--cap", "100", "--param", "stripe-account in acct_1").strip()
+    own = served("issue", "--cap", "100").strip()
+    money = {"amount": 3000, "currency": "usd"}
+    lost = {**money, "metadata": {"sandbox_fault": "reset-after"}}
+    assert sdk(served, key, ("create", [], {**lost, "stripe_account": "acct_1"})) == [502]
+    assert sdk(served, own, ("create", [], money)) == ["requires_payment_method"]
+
+    served.kill()
+    served("up", "--port", "0", "--upstream", f"stripe={faulty.url}")
+    until(lambda: served.json("show", key)["spent_usd"] == 30)
+    until(lambda: _reconciled(served)["agree"] == 2)
 
 
 def test_reconcile_finds_what_went_around_what_is_here_alone_and_what_differs(
