@@ -1,8 +1,11 @@
 """Unmodified SDKs, newest and old, through the daemon to mocks of other people: what passes and counts."""
 
+import json
+import time
 from collections.abc import Iterator
 from typing import Any
 
+import httpx
 import pytest
 
 from tests.e2e.support import SECRET
@@ -150,6 +153,29 @@ def test_pages_of_texts(here: Street, said: Any, sdk: Sdk) -> None:
     rows = rows_of(here, key["key_id"])[5:]
     assert len(rows) >= -(-len(listed) // 2) > 2
     assert set(rows) == {("messages.list", "allowed", "posted", 0)}
+
+
+@pytest.mark.parametrize("sdk", of("twilio")[:1], ids=str)
+def test_the_mocks_own_lists_agree_with_the_audit(here: Street, said: Any, sdk: Sdk) -> None:
+    """Messages and calls are known there by their ids; one that went around is told."""
+    vault_key = here.issue(vendors=["twilio"])["vault_key"]
+    said(sdk, vault_key, body="for the record")
+    said(sdk, vault_key, "call")
+
+    def reconciled(status: int) -> dict[str, Any]:
+        return dict(json.loads(here.kbctl("reconcile", "twilio", "--json", status=status)))
+
+    time.sleep(3)  # what is younger may still be on its way into the list
+    found = reconciled(0)
+    assert (found["agree"] >= 2, found["differences"]) == (True, [])
+
+    around = {"To": "+14155550100", "From": "+14155550111", "Body": "around"}
+    path = f"/2010-04-01/Accounts/{ACCOUNT}/Messages.json"
+    relay = here.relays["twilio"].url
+    made = httpx.post(f"{relay}{path}", data=around, auth=(ACCOUNT, SECRET), trust_env=False).json()
+    time.sleep(3)
+    (difference,) = reconciled(5)["differences"]
+    assert (difference["what"], difference["object_id"]) == ("elsewhere", made["sid"])
 
 
 @pytest.mark.parametrize("sdk", of("resend"), ids=str)
