@@ -33,7 +33,7 @@ from kbctld.proxy.exchange import Plane
 from kbctld.proxy.record import Source, pages, read, unusable
 from kbctld.proxy.upstream import UpstreamError
 from kbctld.store.journal import JournalError
-from kbctld.store.record import Row, lost, rivals
+from kbctld.store.record import Row, lost, places, rivals
 
 log = logging.getLogger("kbctld.proxy")
 
@@ -171,7 +171,7 @@ class Settling:
         credential: Credential,
         table: ListingTable,
     ) -> None:
-        group, _ = await self._rivals(vendor, row)
+        group, _ = await self._rivals(row)
         if not group:
             return
         parameters = parameters_of(vendor, row)
@@ -182,7 +182,7 @@ class Settling:
             log.info("%s: %s lists more of that time than is read", row.call_id, vendor.name)
             return
         # Meanwhile others may have told what they made, or have begun.
-        group, owned = await self._rivals(vendor, row)
+        group, owned = await self._rivals(row)
         key = (row.content or b"").hex()
         free = [
             thing
@@ -196,7 +196,7 @@ class Settling:
         self._await_price(vendor, row, operation, credential, table, found, hold)
         await self._resolve(hold, hold.nano, {"found": found.made.object_id} if found.certain else {})
 
-    async def _rivals(self, vendor: Vendor, row: Row) -> tuple[list[Rival], set[str]]:
+    async def _rivals(self, row: Row) -> tuple[list[Rival], set[str]]:
         """Those that asked for the same near its time, and where others tell of what they have made."""
         if row.content is None:
             return [], set()
@@ -204,11 +204,8 @@ class Settling:
         reader = self._vault.journal.database.reader
         from_ns, to_ns = row.ts_ns - NS_PER_DAY, row.ts_ns + NS_PER_DAY
         same = await rivals(reader, row.content, from_ns, to_ns, _RIVALS)
-        if len(same) == _RIVALS:
-            return [], set()
-        unplaced = [_rival(each) for each in same if each.place is None]
-        owned = {each.place for each in same if each.place is not None}
-        return listing.cluster(row.call_id, unplaced), owned
+        group = listing.cluster(row.call_id, map(_rival, same)) if len(same) < _RIVALS else []
+        return group, await places(reader, row.content, from_ns, to_ns) if group else set()
 
     def _await_price(
         self,

@@ -130,7 +130,7 @@ INSERT INTO object (vendor, credential, object_id, nano, minor, currency) VALUES
 ON CONFLICT (vendor, credential, object_id) DO UPDATE SET
     nano = max(nano, excluded.nano), minor = excluded.minor, currency = excluded.currency
 """
-_TRACE = "INSERT INTO trace (call_id, content, fees_nano, accounts) VALUES (?, ?, ?, ?)"
+_TRACE = "INSERT INTO trace (call_id, ts_ns, content, fees_nano, accounts) VALUES (?, ?, ?, ?, ?)"
 _CHANGED = "UPDATE meta SET value = value + ? WHERE key = 'changes'"
 
 
@@ -612,7 +612,9 @@ def _inserted(row: CallRow) -> tuple[Any, ...]:
 def _traced(row: CallRow) -> tuple[Any, ...] | None:
     """In the order of ``_TRACE``."""
     trace = row.trace
-    return None if trace is None else (row.call_id, trace.content, trace.fees_nano, trace.accounts)
+    if trace is None:
+        return None
+    return row.call_id, row.ts_ns, trace.content, trace.fees_nano, trace.accounts
 
 
 def _ending(row: CallRow) -> tuple[Any, ...]:

@@ -74,15 +74,25 @@ async def lost(reader: aiosqlite.Connection, vendor: str, since_ns: int, most: i
 async def rivals(
     reader: aiosqlite.Connection, content: bytes, from_ns: int, to_ns: int, most: int
 ) -> list[Row]:
-    """The calls of a time that asked for this, and that may have been done."""
+    """Calls that asked for this and may have been done, of which nobody knows what they made."""
     sql = f"""
         SELECT {_ROW} FROM trace AS s INDEXED BY trace_content
         JOIN call AS c ON c.call_id = s.call_id {_BESIDE}
-        WHERE s.content = ? AND c.ts_ns >= ? AND c.ts_ns < ?
+        WHERE s.content = ? AND s.ts_ns >= ? AND s.ts_ns < ? AND l.path IS NULL
             AND c.outcome IN ('posted', 'unknown', 'pending') LIMIT ?
     """  # noqa: S608
     async with reader.execute(sql, (content, from_ns, to_ns, most)) as cursor:
         return [Row(*row) async for row in cursor]
+
+
+async def places(reader: aiosqlite.Connection, content: bytes, from_ns: int, to_ns: int) -> set[str]:
+    """Where the prices of what the others made are told."""
+    sql = """
+        SELECT l.path FROM trace AS s INDEXED BY trace_content JOIN later AS l ON l.call_id = s.call_id
+        WHERE s.content = ? AND s.ts_ns >= ? AND s.ts_ns < ?
+    """
+    async with reader.execute(sql, (content, from_ns, to_ns)) as cursor:
+        return {row[0] async for row in cursor}
 
 
 async def attempts(readers: Readers, vendor: str, from_ns: int, to_ns: int, most: int) -> list[Row]:
