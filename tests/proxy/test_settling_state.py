@@ -23,7 +23,9 @@ def intent(status: str = "requires_confirmation", amount: int = 300, received: i
     return answer(json.dumps({**made, **more}).encode())
 
 
-async def lose(world: World, step: str, body: bytes, *before: bytes, key: str | None = None) -> None:
+async def lose(
+    world: World, step: str, body: bytes, *before: bytes, key: str | None = None, account: str = ""
+) -> None:
     """A call on the intent that Stripe takes and does not answer, after look-ups that it does answer."""
     said = list(before)
 
@@ -36,7 +38,8 @@ async def lose(world: World, step: str, body: bytes, *before: bytes, key: str | 
             await line.say(said.pop(0))
 
     world.vendor.script = silent
-    raw = world.request("POST", f"{INTENT}{step}", KEY, body=body, key=key)
+    more = [(b"Stripe-Account", account.encode())] if account else []
+    raw = world.request("POST", f"{INTENT}{step}", KEY, *more, body=body, key=key)
     assert (await world.ask(raw)).status == 502
     world.vendor.script = polite
     await world.rows()
@@ -171,6 +174,23 @@ def test_a_call_that_holds_nothing_is_settled_too(tmp_path: Path) -> None:
                 ("posted", 300 * CENT),
                 ("posted", 0),
             ]
+
+    run(main())
+
+
+def test_an_intent_of_a_connected_account_is_read_there(tmp_path: Path) -> None:
+    """The own account has none of that name, or another one."""
+
+    async def main() -> None:
+        async with open_world(tmp_path) as world:
+            settling = Settling(world.plane)
+            _, key = await world.issue(rules=("stripe-account in acct_1",))
+            await lose(world, "/confirm", b"x=1", intent(), key=key, account="acct_1")
+            pass_time(world, 31)
+            world.vendor.answers.append(intent("succeeded", received=300))
+            await settling.step()
+            assert world.heard.all(b"stripe-account") == [b"acct_1"]
+            assert await outcome(world) == ("posted", 300)
 
     run(main())
 
