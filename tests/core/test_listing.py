@@ -9,8 +9,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from kbctld.core.body import EMPTY as NO_BODY
 from kbctld.core.document import read_document
+from kbctld.core.form import EMPTY as NO_BODY
 from kbctld.core.form import read_form
 from kbctld.core.later import object_in
 from kbctld.core.listing import (
