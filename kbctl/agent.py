@@ -14,7 +14,7 @@ from typing import Final, TypeVar, Unpack
 
 import httpx
 
-from kbctl import calls, limits, wire
+from kbctl import calls, limits, remote, wire
 
 T = TypeVar("T")
 
@@ -45,15 +45,15 @@ def whoami(vault_key: str, proxy_url: str | None = None) -> wire.KeySelf:
 
 
 def _ask(proxy_url: str | None, call: calls.Call[T]) -> T:
-    url = calls.check_url(
+    url = remote.check_url(
         proxy_url or os.environ.get("KBCTL_PROXY_URL") or PROXY_URL,
         # An agent in a container reaches the proxy at the host's address; its key is capped for a reason.
         loopback_only=False,
     )
-    with httpx.Client(verify=url.startswith("https:"), **calls.settings(url, _TIMEOUT_S)) as http:
+    with httpx.Client(verify=url.startswith("https:"), **remote.settings(url, _TIMEOUT_S)) as http:
         try:
-            answer = http.request(**calls.request(call))
+            answer = http.request(**remote.request(call))
         except httpx.HTTPError as error:
-            raise calls.unreachable(url, error) from None
+            raise remote.failure(url, error) from None
         calls.check_answer(answer, call)
         return calls.read(answer, call)

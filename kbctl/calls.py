@@ -4,7 +4,6 @@ What must stay true: a name that was typed stays one segment of its path; where 
 answer's to choose; and every failure is a :class:`~kbctl.errors.KbctlError` with a sentence and a remedy.
 """
 
-import ipaddress
 import os
 import re
 import stat
@@ -12,10 +11,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, Final, Generic, TypeVar
-from urllib.parse import quote
+from typing import Any, Final, Generic, Protocol, TypeVar
+from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
-import httpx
 import msgspec
 
 from kbctl import __version__, wire
@@ -27,6 +25,7 @@ PAGE_MAX: Final = 1000
 """Rows of one page; the daemon's own limit."""
 
 _TOKEN = re.compile(r"[!-~]{1,512}", re.ASCII)
+_NEXT = re.compile(r'<([^>]*)> *; *rel="next"', re.ASCII)
 _VERSION = re.compile(r"[0-9A-Za-z.+!-]{1,40}", re.ASCII)
 _EXITS: Final = {
     400: Exit.USAGE,
@@ -39,6 +38,17 @@ _EXITS: Final = {
     429: Exit.REFUSED,
     404: Exit.NOT_FOUND,
 }
+
+
+class Answer(Protocol):
+    """What came back, whatever it came over. Header names are found in lower case."""
+
+    @property
+    def status_code(self) -> int: ...
+    @property
+    def headers(self) -> Mapping[str, str]: ...
+    @property
+    def content(self) -> bytes: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -338,24 +348,6 @@ def _segment(text: str, remedy: str) -> str:
 # --- the wire -------------------------------------------------------------------------------------
 
 
-def settings(base_url: str, timeout: float) -> dict[str, Any]:
-    """How every client of ours behaves: nothing of the environment steers it, and no answer redirects it."""
-    return {"base_url": base_url, "trust_env": False, "timeout": timeout, "follow_redirects": False}
-
-
-def request(call: Call[Any]) -> dict[str, Any]:
-    """The arguments of httpx."""
-    made: dict[str, Any] = {"method": call.method, "url": call.path, "headers": {}}
-    if call.query:
-        made["params"] = call.query
-    if call.body is not None:
-        made["content"] = wire.encode(call.body)
-        made["headers"]["content-type"] = "application/json"
-    if call.bearer is not None:
-        made["headers"]["authorization"] = f"Bearer {header_safe(call.bearer, 'key')}"
-    return made
-
-
 def header_safe(secret: str, what: str) -> str:
     """A token or a key that can stand in a header; the complaint does not repeat it."""
     if not isinstance(secret, str) or not _TOKEN.fullmatch(secret):
@@ -368,47 +360,12 @@ def header_safe(secret: str, what: str) -> str:
     return secret
 
 
-def check_url(url: str, *, loopback_only: bool) -> str:
-    """An origin that may be sent a secret.
-
-    Raises:
-        KbctlError: not an http(s) origin, or plain http to another machine where that is not wanted.
-    """
-    example = "http://127.0.0.1:4815"
-    try:
-        parsed = httpx.URL(url)
-        port = parsed.port if parsed.port is not None else 80
-    except (httpx.InvalidURL, TypeError, ValueError):
-        raise KbctlError("bad_value", f"{url!r} is not a URL", example, Exit.USAGE) from None
-    extra = parsed.userinfo or parsed.query or parsed.fragment or parsed.path not in ("", "/")
-    if parsed.scheme not in ("http", "https") or not parsed.host or extra or not 1 <= port <= 65535:
-        # Not repeated: a URL can hold a password.
-        raise KbctlError(
-            "bad_value", "a kbctl URL is http or https, a host and a port, no more", example, Exit.USAGE
-        )
-    if loopback_only and parsed.scheme == "http" and not _is_loopback(parsed.host):
-        raise KbctlError(
-            "bad_value",
-            f"a token may not go over plain http to another machine, and {parsed.host} is one",
-            f"https://{parsed.host}",
-            Exit.USAGE,
-        )
-    return str(parsed).rstrip("/")
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
 def check_owner(socket: Path) -> None:
     """Refuse somebody else's socket: that of a long home is in a temp folder, where anyone may be first."""
     try:
         found, folder = socket.lstat(), socket.parent.stat()
     except FileNotFoundError:
-        raise _not_running() from None
+        raise not_running() from None
     except OSError as error:
         raise unreachable(str(socket), error) from None
     trusted = (os.geteuid(), 0)
@@ -422,39 +379,50 @@ def check_owner(socket: Path) -> None:
         )
 
 
-def _not_running() -> KbctlError:
+def not_running() -> KbctlError:
+    """Nobody listens on the socket."""
     return KbctlError("daemon_unreachable", "the daemon is not running", "kbctl up", Exit.UNREACHABLE)
 
 
-def unreachable(place: str, error: BaseException) -> KbctlError:
-    """What a failed exchange with a socket or a URL means for the person."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, PermissionError):
-            return KbctlError(
-                "socket_forbidden", f"this user may not open the socket {place}", "id -un", Exit.REFUSED
-            )
-        cause = cause.__cause__ or cause.__context__
-    if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
-        if "://" not in place:
-            return _not_running()
-        return KbctlError("daemon_unreachable", f"nothing answers at {place}", "kbctl up", Exit.UNREACHABLE)
-    if isinstance(error, httpx.TimeoutException):
+def too_late() -> KbctlError:
+    """Somebody listens, and says nothing."""
+    return KbctlError(
+        "daemon_unreachable", "the daemon did not answer in time", "kbctl logs", Exit.UNREACHABLE
+    )
+
+
+def unreachable(place: str, error: BaseException | None) -> KbctlError:
+    """What any other failure of an exchange with a socket or a URL means for the person."""
+    if is_forbidden(error):
         return KbctlError(
-            "daemon_unreachable", "the daemon did not answer in time", "kbctl logs", Exit.UNREACHABLE
+            "socket_forbidden", f"this user may not open the socket {place}", "id -un", Exit.REFUSED
         )
     return KbctlError(
         "daemon_unreachable", "the daemon ended before it had answered", "kbctl logs", Exit.UNREACHABLE
     )
 
 
-def daemon_version(answer: httpx.Response) -> str | None:
+def is_forbidden(error: BaseException | None) -> bool:
+    """Whether the system did not let this user, somewhere below the failure."""
+    while error is not None:
+        if isinstance(error, PermissionError):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def daemon_version(answer: Answer) -> str | None:
     """Which kbctl answered, as far as it said something that looks like a version."""
     said = answer.headers.get("kbctl-version", "")
     return said if _VERSION.fullmatch(said) else None
 
 
-def check_answer(answer: httpx.Response, call: Call[Any]) -> None:
+def is_success(answer: Answer) -> bool:
+    """Whether it is what was asked for, and no refusal."""
+    return 200 <= answer.status_code < 300
+
+
+def check_answer(answer: Answer, call: Call[Any]) -> None:
     """Raise what the daemon refused with, or that it is of another version."""
     api = answer.headers.get("kbctl-api", wire.API)
     if api != wire.API and not call.any_api:
@@ -467,7 +435,7 @@ def check_answer(answer: httpx.Response, call: Call[Any]) -> None:
             "kbctl down && kbctl up" if older else "pip install --upgrade kbctl",
             Exit.REFUSED,
         )
-    if answer.is_success:
+    if is_success(answer):
         return
     exit_status = _EXITS.get(answer.status_code, Exit.INTERNAL)
     try:
@@ -482,7 +450,7 @@ def check_answer(answer: httpx.Response, call: Call[Any]) -> None:
     raise KbctlError(error.code, error.message, error.remedy, exit_status)
 
 
-def read(answer: httpx.Response, call: Call[T]) -> T:
+def read(answer: Answer, call: Call[T]) -> T:
     """The answer as what this call is answered with."""
     if call.kind is type(None):
         return None
@@ -533,7 +501,7 @@ def pruned(step: wire.PruneStep) -> wire.Pruned | None:
     return step.pruned
 
 
-def page(answer: httpx.Response, left: int | None) -> tuple[bytes, int]:
+def page(answer: Answer, left: int | None) -> tuple[bytes, int]:
     """One page of a JSON array, cut to what is still wanted, and how many rows it has."""
     try:
         rows = msgspec.json.decode(answer.content, type=list[msgspec.Raw])
@@ -544,11 +512,13 @@ def page(answer: httpx.Response, left: int | None) -> tuple[bytes, int]:
     return msgspec.json.encode(rows[:left]), left
 
 
-def next_page(answer: httpx.Response, call: Call[T]) -> Call[T] | None:
+def next_page(answer: Answer, call: Call[T]) -> Call[T] | None:
     """The call for the page after this one."""
-    url = answer.links.get("next", {}).get("url")
-    if url is None:
+    found = _NEXT.search(answer.headers.get("link", ""))
+    if found is None:
         return None
-    target = httpx.URL(url)
+    target = urlsplit(found[1])
     # Only the path and query: where a request goes is not the answer's to choose.
-    return replace(call, path=target.path, query=tuple(target.params.multi_items()))
+    return replace(
+        call, path=quote(unquote(target.path)), query=tuple(parse_qsl(target.query, keep_blank_values=True))
+    )

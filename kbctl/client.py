@@ -17,14 +17,18 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
 from types import TracebackType
-from typing import Any, ClassVar, Final, Self, TypeVar, Unpack, overload
-
-import httpx
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Self, TypeVar, Unpack, overload
 
 from kbctl import __version__, calls, limits, wire
 from kbctl.calls import PAGE_MAX, AuditFilter, Call
 from kbctl.issued import AsyncIssuedKey, IssuedKey, Issuing
+from kbctl.local import Local
 from kbctl.paths import Home, home
+
+if TYPE_CHECKING:
+    import httpx
+
+    from kbctl.remote import Remote
 
 __all__ = ["PAGE_MAX", "AsyncClient", "AsyncIssuedKey", "AuditFilter", "Client", "IssuedKey", "Issuing"]
 
@@ -51,7 +55,10 @@ class _Place:
             return cls((chosen or home()).socket, "http://localhost", None, timeout)
         if chosen is not None or token is None:
             raise TypeError("a url needs a token, and takes no home beside it")
-        return cls(None, calls.check_url(url, loopback_only=True), calls.header_safe(token, "token"), timeout)
+        from kbctl import remote
+
+        origin = remote.check_url(url, loopback_only=True)
+        return cls(None, origin, calls.header_safe(token, "token"), timeout)
 
     @property
     def name(self) -> str:
@@ -62,12 +69,33 @@ class _Place:
         if self.socket is not None:
             calls.check_owner(self.socket)
 
-    def settings(self) -> dict[str, Any]:
-        headers = {} if self.token is None else {"authorization": f"Bearer {self.token}"}
-        return {**calls.settings(self.url, self.timeout), "headers": headers}
+    def blocking(self, *, keep: bool) -> "Local | Remote":
+        """What a call goes over; connections are kept for the next one inside a ``with``, else closed."""
+        if self.socket is not None:
+            return Local(str(self.socket), self.timeout, keep=keep)
+        import httpx
 
-    def transport(self, *, keep: bool) -> dict[str, Any]:
-        """The connections: kept for the next call inside a ``with``, else closed after each."""
+        from kbctl.remote import Remote
+
+        transport = httpx.HTTPTransport(**self._transport(keep=keep))
+        return Remote(self.url, httpx.Client(transport=transport, **self._settings()))
+
+    def unblocking(self, *, keep: bool) -> "httpx.AsyncClient":
+        """The same for asyncio."""
+        import httpx
+
+        transport = httpx.AsyncHTTPTransport(**self._transport(keep=keep))
+        return httpx.AsyncClient(transport=transport, **self._settings())
+
+    def _settings(self) -> dict[str, Any]:
+        from kbctl import remote
+
+        headers = {} if self.token is None else {"authorization": f"Bearer {self.token}"}
+        return {**remote.settings(self.url, self.timeout), "headers": headers}
+
+    def _transport(self, *, keep: bool) -> dict[str, Any]:
+        import httpx
+
         return {
             "uds": None if self.socket is None else str(self.socket),
             # Making a TLS context takes longer than asking the daemon; only https has a use for one.
@@ -111,15 +139,15 @@ class Client:
         timeout: float = _TIMEOUT_S,
     ) -> None:
         self._place = _Place.of(home, url, token, timeout)
-        self._http = self._open(keep=False)
+        self._over = self._place.blocking(keep=False)
         self.body: bytes = b""
         """What was answered last, byte for byte: what ``--json`` shows."""
         self.daemon_version: str | None = None
         """Which kbctl answered last; None before, and where it does not say."""
 
     def __enter__(self) -> Self:
-        self._http.close()
-        self._http = self._open(keep=True)
+        self._over.close()
+        self._over = self._place.blocking(keep=True)
         return self
 
     def __exit__(
@@ -129,8 +157,8 @@ class Client:
 
     def close(self) -> None:
         """Give the connections back."""
-        self._http.close()
-        self._http = self._open(keep=False)
+        self._over.close()
+        self._over = self._place.blocking(keep=False)
 
     @overload
     def issue(self, request: wire.IssueRequest, /) -> IssuedKey: ...
@@ -423,36 +451,20 @@ class Client:
 
     def _pieces(self, call: Call[Any]) -> Iterator[bytes]:
         self._place.check()
-        try:
-            with self._http.stream(**calls.request(call)) as answer:
-                if not answer.is_success:
-                    answer.read()
-                calls.check_answer(answer, call)
-                yield from answer.iter_bytes()
-        except httpx.RemoteProtocolError:
-            raise calls.cut_off() from None
-        except httpx.HTTPError as error:
-            raise calls.unreachable(self._place.name, error) from None
+        yield from self._over.pieces(call)
 
     def _ask(self, call: Call[T]) -> T:
         return calls.read(self._send(call), call)
 
-    def _send(self, call: Call[Any]) -> httpx.Response:
+    def _send(self, call: Call[Any]) -> calls.Answer:
         self._place.check()
-        try:
-            answer = self._http.request(**calls.request(call))
-        except httpx.HTTPError as error:
-            raise calls.unreachable(self._place.name, error) from None
+        answer = self._over.ask(call)
         self.body = answer.content
         self.daemon_version = calls.daemon_version(answer)
         if self.daemon_version not in (None, __version__):
             self.others.add(self.daemon_version)
         calls.check_answer(answer, call)
         return answer
-
-    def _open(self, *, keep: bool) -> httpx.Client:
-        transport = httpx.HTTPTransport(**self._place.transport(keep=keep))
-        return httpx.Client(transport=transport, **self._place.settings())
 
 
 class AsyncClient:
@@ -476,11 +488,11 @@ class AsyncClient:
         timeout: float = _TIMEOUT_S,
     ) -> None:
         self._place = _Place.of(home, url, token, timeout)
-        self._http = self._open(keep=False)
+        self._http = self._place.unblocking(keep=False)
 
     async def __aenter__(self) -> Self:
         await self._http.aclose()
-        self._http = self._open(keep=True)
+        self._http = self._place.unblocking(keep=True)
         return self
 
     async def __aexit__(
@@ -491,7 +503,7 @@ class AsyncClient:
     async def close(self) -> None:
         """Give the connections back."""
         await self._http.aclose()
-        self._http = self._open(keep=False)
+        self._http = self._place.unblocking(keep=False)
 
     @overload
     def issue(self, request: wire.IssueRequest, /) -> Issuing: ...
@@ -766,9 +778,13 @@ class AsyncClient:
                     yield line
 
     async def _pieces(self, call: Call[Any]) -> AsyncGenerator[bytes, None]:
+        import httpx
+
+        from kbctl import remote
+
         self._place.check()
         try:
-            async with self._http.stream(**calls.request(call)) as answer:
+            async with self._http.stream(**remote.request(call)) as answer:
                 if not answer.is_success:
                     await answer.aread()
                 calls.check_answer(answer, call)
@@ -777,20 +793,20 @@ class AsyncClient:
         except httpx.RemoteProtocolError:
             raise calls.cut_off() from None
         except httpx.HTTPError as error:
-            raise calls.unreachable(self._place.name, error) from None
+            raise remote.failure(self._place.name, error) from None
 
     async def _ask(self, call: Call[T]) -> T:
         return calls.read(await self._send(call), call)
 
-    async def _send(self, call: Call[Any]) -> httpx.Response:
+    async def _send(self, call: Call[Any]) -> calls.Answer:
+        import httpx
+
+        from kbctl import remote
+
         self._place.check()
         try:
-            answer = await self._http.request(**calls.request(call))
+            answer = await self._http.request(**remote.request(call))
         except httpx.HTTPError as error:
-            raise calls.unreachable(self._place.name, error) from None
+            raise remote.failure(self._place.name, error) from None
         calls.check_answer(answer, call)
         return answer
-
-    def _open(self, *, keep: bool) -> httpx.AsyncClient:
-        transport = httpx.AsyncHTTPTransport(**self._place.transport(keep=keep))
-        return httpx.AsyncClient(transport=transport, **self._place.settings())
