@@ -2,7 +2,8 @@
 
 What must stay true: stdout carries the answer and nothing else; colour, bars and panels appear only on a
 terminal, and piped columns are never cut; what agents and vendors wrote passes through
-:mod:`kbctl.neutral` on its way, in every format. The only importer of rich.
+:mod:`kbctl.neutral` on its way, in every format. The only importer of rich, and only where it draws on a
+terminal: importing it takes longer than asking the daemon.
 """
 
 import csv
@@ -15,22 +16,18 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TextIO
 
 import msgspec
-from rich import box
-from rich.console import Console
-from rich.panel import Panel
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.status import Status as Spinner
-from rich.table import Table
-from rich.text import Text
-from rich.tree import Tree
 
 from kbctl import __version__, wire
 from kbctl.neutral import neutral, neutral_json
 
 if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.status import Status as Spinner
+    from rich.text import Text
+
     from kbctl.export import FileVerdict
 
 _GAP: Final = 2
@@ -55,7 +52,21 @@ class _Column:
     """Left out when piped: bars."""
 
 
-Cell = Text | str
+@dataclass(frozen=True, slots=True)
+class Words:
+    """Text in several styles, which rich draws on a terminal and nobody sees elsewhere."""
+
+    parts: tuple[tuple[str, str], ...]
+    """Each with its style."""
+    style: str = ""
+    """Of all of it, and of the room around it in a table."""
+
+    @property
+    def plain(self) -> str:
+        return "".join(text for text, _ in self.parts)
+
+
+Cell = Words | str
 
 _POLICY_FIELDS: Final = [field.name for field in msgspec.structs.fields(wire.Limits)]
 _POLICY_COLUMNS: Final = ("daily_usd_cap", "total_usd_cap", "call_usd_cap", "daily_requests", "rate")
@@ -237,17 +248,17 @@ def _plural(count: int, noun: str) -> str:
 # --- the terminal ---------------------------------------------------------------------------------
 
 
-class _Console(Console):
-    def on_broken_pipe(self) -> None:
-        raise  # called while BrokenPipeError is handled; rich would exit by itself
+def _console(*, stderr: bool = False) -> "Console":
+    from rich.console import Console
 
+    class Ours(Console):
+        def on_broken_pipe(self) -> None:
+            raise  # called while BrokenPipeError is handled; rich would exit by itself
 
-def _console(*, stderr: bool = False) -> Console:
-    stream = sys.stderr if stderr else sys.stdout
     # rich would also believe FORCE_COLOR; a file is a file.
-    return _Console(
-        file=stream,
-        force_terminal=stream.isatty(),
+    return Ours(
+        file=_stream(stderr=stderr),
+        force_terminal=_stream(stderr=stderr).isatty(),
         highlight=False,
         markup=False,
         emoji=False,
@@ -255,8 +266,37 @@ def _console(*, stderr: bool = False) -> Console:
     )
 
 
-def _say(*parts: Cell | tuple[str, str], console: Console | None = None) -> None:
-    (console or _console()).print(Text.assemble(*parts))
+def _stream(*, stderr: bool = False) -> TextIO:
+    return sys.stderr if stderr else sys.stdout
+
+
+def _say(*parts: Cell | tuple[str, str], stderr: bool = False) -> None:
+    line = _joined(*parts)
+    stream = _stream(stderr=stderr)
+    if stream.isatty():
+        _console(stderr=stderr).print(_drawn(line))
+    else:
+        stream.write(line.plain + "\n")
+        stream.flush()
+
+
+def _joined(*parts: Cell | tuple[str, str]) -> Words:
+    pieces: list[tuple[str, str]] = []
+    for part in parts:
+        if isinstance(part, Words):
+            pieces += [(text, style or part.style) for text, style in part.parts]
+        else:
+            pieces.append((part, "") if isinstance(part, str) else part)
+    return Words(tuple(pieces))
+
+
+def _drawn(words: Words) -> "Text":
+    from rich.text import Text
+
+    text = Text(style=words.style)
+    for part, style in words.parts:
+        text.append(part, style or None)
+    return text
 
 
 def say(text: str) -> None:
@@ -266,37 +306,42 @@ def say(text: str) -> None:
 
 def note(text: str) -> None:
     """Something beside the answer, on stderr."""
-    _say((neutral(text), _DIM), console=_console(stderr=True))
+    _say((neutral(text), _DIM), stderr=True)
 
 
 @contextmanager
 def spinner(text: str, *, after_s: float = 1.0) -> Iterator[Callable[[], None]]:
     """Gives a function to call while waiting; it shows a spinner on a terminal once that takes long."""
-    console = _console(stderr=True)
-    wheel = Spinner(text, console=console)
     began = datetime.now(UTC)
-    shown = False
+    wheel: Spinner | None = None
 
     def turn() -> None:
-        nonlocal shown
-        if not shown and console.is_terminal and (datetime.now(UTC) - began).total_seconds() >= after_s:
-            shown = True
+        nonlocal wheel
+        if wheel is None and sys.stderr.isatty() and (datetime.now(UTC) - began).total_seconds() >= after_s:
+            wheel = _spinner(text)
             wheel.start()
 
     try:
         yield turn
     finally:
-        if shown:
+        if wheel is not None:
             wheel.stop()
+
+
+def _spinner(text: str) -> "Spinner":
+    from rich.status import Status as Spinner
+
+    return Spinner(text, console=_console(stderr=True))
 
 
 @contextmanager
 def progress(text: str, unit: str = "", *, after_s: float = 0.5) -> Iterator[Callable[..., None]]:
     """Gives a function of ``(done, of)`` and a new text: a bar, on a terminal, once that takes long."""
-    console = _console(stderr=True)
-    if not console.is_terminal:
+    if not sys.stderr.isatty():
         yield lambda *_: None
         return
+
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     began = datetime.now(UTC)
     with Progress(
@@ -304,7 +349,7 @@ def progress(text: str, unit: str = "", *, after_s: float = 0.5) -> Iterator[Cal
         BarColumn(),
         TextColumn("{task.completed:,.0f} of {task.total:,.0f} " + unit),
         TimeRemainingColumn(),
-        console=console,
+        console=_console(stderr=True),
         transient=True,
         disable=False,
     ) as bar:
@@ -318,11 +363,14 @@ def progress(text: str, unit: str = "", *, after_s: float = 0.5) -> Iterator[Cal
 
 
 def _table(columns: Sequence[_Column], rows: Sequence[Sequence[Cell]]) -> None:
-    console = _console()
-    texts = [[_text(cell) for cell in row] for row in rows]
-    if not console.is_terminal:
-        _plain(columns, texts)
+    words = [[_words(cell) for cell in row] for row in rows]
+    if not sys.stdout.isatty():
+        _plain(columns, words)
         return
+    from rich.table import Table
+
+    console = _console()
+    texts = [[_drawn(cell) for cell in row] for row in words]
     widths = _layout(columns, texts, console.width)
     table = Table(box=None, padding=(0, _GAP, 0, 0), pad_edge=False, header_style=f"{_DIM} underline")
     for at, width in widths.items():
@@ -340,11 +388,11 @@ def _table(columns: Sequence[_Column], rows: Sequence[Sequence[Cell]]) -> None:
     console.print(table, soft_wrap=False)
 
 
-def _natural(columns: Sequence[_Column], rows: Sequence[Sequence[Text]]) -> list[int]:
+def _natural(columns: Sequence[_Column], rows: "Sequence[Sequence[Text]]") -> list[int]:
     return [max(len(column.title), *(row[at].cell_len for row in rows)) for at, column in enumerate(columns)]
 
 
-def _least(columns: Sequence[_Column], rows: Sequence[Sequence[Text]]) -> list[int]:
+def _least(columns: Sequence[_Column], rows: "Sequence[Sequence[Text]]") -> list[int]:
     """How narrow each column can be, with its gap."""
     return [
         (min(width, max(each.fold or each.cut, len(each.title))) if each.fold or each.cut else width) + _GAP
@@ -352,7 +400,7 @@ def _least(columns: Sequence[_Column], rows: Sequence[Sequence[Text]]) -> list[i
     ]
 
 
-def _layout(columns: Sequence[_Column], rows: Sequence[Sequence[Text]], room: int) -> dict[int, int]:
+def _layout(columns: Sequence[_Column], rows: "Sequence[Sequence[Text]]", room: int) -> dict[int, int]:
     """Which columns are shown, and how wide. Money and ids are whole or absent: half a number is wrong."""
     natural = _natural(columns, rows)
     least = [width - _GAP for width in _least(columns, rows)]
@@ -370,7 +418,7 @@ def _layout(columns: Sequence[_Column], rows: Sequence[Sequence[Text]], room: in
     return widths
 
 
-def _plain(columns: Sequence[_Column], rows: Sequence[Sequence[Text]]) -> None:
+def _plain(columns: Sequence[_Column], rows: Sequence[Sequence[Words]]) -> None:
     kept = [at for at, column in enumerate(columns) if not column.terminal]
     lines = [[columns[at].title for at in kept], *([row[at].plain for at in kept] for row in rows)]
     widths = [max(len(line[at]) for line in lines) for at in range(len(kept))]
@@ -382,31 +430,35 @@ def _plain(columns: Sequence[_Column], rows: Sequence[Sequence[Text]]) -> None:
         _write((" " * _GAP).join(cells).rstrip() + "\n")
 
 
-def _text(cell: Cell) -> Text:
-    return Text(neutral(cell)) if isinstance(cell, str) else cell
+def _words(cell: Cell) -> Words:
+    return _styled(cell, "") if isinstance(cell, str) else cell
 
 
-def _styled(text: str, style: str) -> Text:
-    return Text(neutral(text), style=style)
+def _styled(text: str, style: str) -> Words:
+    return Words(((neutral(text), ""),), style)
 
 
 def _facts(rows: Sequence[tuple[str, Cell]], *, indent: int = 2) -> None:
     """Names and values, the values under each other; long ones wrap under themselves."""
-    console = _console()
     width = max(len(name) for name, _ in rows)
-    for name, value in rows:
-        head = Text(" " * indent + name.ljust(width) + "  ", style=_DIM)
-        body = _text(value)
-        if not console.is_terminal:
-            _write(head.plain + body.plain + "\n")
-            continue
+    heads = [" " * indent + name.ljust(width) + "  " for name, _ in rows]
+    if not sys.stdout.isatty():
+        for plain, (_, value) in zip(heads, rows, strict=True):
+            _write(plain + _words(value).plain + "\n")
+        return
+    from rich.text import Text
+
+    console = _console()
+    for plain, (_, value) in zip(heads, rows, strict=True):
+        head = Text(plain, style=_DIM)
+        body = _drawn(_words(value))
         room = max(console.width - len(head), 20)
         for at, line in enumerate(body.wrap(console, room)):
             line.rstrip()
             console.print(Text.assemble(head if at == 0 else " " * len(head), line))
 
 
-def _bar(spent: Decimal, held: Decimal, cap: Decimal, cells: int = _BAR_CELLS) -> Text:
+def _bar(spent: Decimal, held: Decimal, cap: Decimal, cells: int = _BAR_CELLS) -> Words:
     """Spent, then held, against the cap: not full before the cap is, not empty once something is spent."""
     solid, shaded, free = ("█", "▒", "░") if _speaks_unicode() else ("#", "=", ".")
     used = min(spent + held, cap)
@@ -415,9 +467,7 @@ def _bar(spent: Decimal, held: Decimal, cap: Decimal, cells: int = _BAR_CELLS) -
         total = 1
     first = round(total * spent / (spent + held)) if held else total
     style = _RED if used >= cap else _YELLOW if used * 5 >= cap * 4 else _GREEN
-    return Text.assemble(
-        (solid * first, style), (shaded * (total - first), style), (free * (cells - total), _DIM)
-    )
+    return _joined((solid * first, style), (shaded * (total - first), style), (free * (cells - total), _DIM))
 
 
 def _speaks_unicode() -> bool:
@@ -430,7 +480,7 @@ def _speaks_unicode() -> bool:
 def up(status: wire.Status) -> None:
     """What a person needs after a start: where it is, what to know, what to do next."""
     mode = " with the sandbox: no real money moves" if status.sandbox else ""
-    _say(Text.assemble(("kbctl is up", _BOLD), mode))
+    _say(_joined(("kbctl is up", _BOLD), mode))
     rows: list[tuple[str, Cell]] = [
         ("proxy", status.proxy_url),
         ("secrets", status.keyring),
@@ -451,9 +501,7 @@ def _next_command(status: wire.Status) -> str:
 def daemon_status(status: wire.Status) -> None:
     """How the daemon is."""
     healthy = status.state == "serving"
-    _say(
-        Text.assemble(_styled(status.state, f"{_BOLD} {_GREEN if healthy else _RED}"), f", pid {status.pid}")
-    )
+    _say(_joined(_styled(status.state, f"{_BOLD} {_GREEN if healthy else _RED}"), f", pid {status.pid}"))
     rows: list[tuple[str, Cell]] = [
         ("version", _versions(status.version)),
         ("since", moment(status.started_at)),
@@ -469,7 +517,7 @@ def daemon_status(status: wire.Status) -> None:
         rows.append(("credential", _styled("none yet: kbctl credential set stripe", _YELLOW)))
     rows += [("credential", _credential_line(credential)) for credential in status.credentials]
     rows += [
-        ("upstream", Text.assemble(neutral(f"{each.vendor} at {each.origin} "), ("INSECURE", _RED)))
+        ("upstream", _joined(neutral(f"{each.vendor} at {each.origin} "), ("INSECURE", _RED)))
         if each.insecure
         else ("upstream", f"{each.vendor} at {each.origin}")
         for each in status.upstreams
@@ -500,7 +548,7 @@ def down(in_flight: int) -> None:
 
 def backup(state: wire.BackupState) -> None:
     """What a backup holds, and how it comes back."""
-    _say(Text.assemble(("backed up", _BOLD), f" to {neutral(state.path)}"))
+    _say(_joined(("backed up", _BOLD), f" to {neutral(state.path)}"))
     rows: list[tuple[str, Cell]] = [("size", f"{state.bytes:,} bytes, looked through")]
     if state.holds is not None:
         rows += _contents(state.holds)
@@ -510,7 +558,7 @@ def backup(state: wire.BackupState) -> None:
 
 def restored(done: wire.Restored) -> None:
     """What was put in place, how that is known, and what to do next."""
-    _say(Text.assemble(("restored", _BOLD), f" {neutral(done.file)}"))
+    _say(_joined(("restored", _BOLD), f" {neutral(done.file)}"))
     rows: list[tuple[str, Cell]] = [
         ("proved", f"every page, row and index looked through; all {done.bytes:,} bytes are in place"),
         ("sha256", done.sha256),
@@ -539,13 +587,13 @@ def _contents(holds: wire.DatabaseContents) -> list[tuple[str, Cell]]:
 
 def service_installed(path: Path, commands: Sequence[str]) -> None:
     """Where the file is, and what makes the service manager start it."""
-    _say(Text.assemble(("written", _BOLD), f" {neutral(str(path))}"))
+    _say(_joined(("written", _BOLD), f" {neutral(str(path))}"))
     _facts([("next", _styled(command, _BOLD)) for command in commands])
 
 
 def service_uninstalled(path: Path, commands: Sequence[str]) -> None:
     """What still runs until the service manager is told."""
-    _say(Text.assemble(("removed", _BOLD), f" {neutral(str(path))}"))
+    _say(_joined(("removed", _BOLD), f" {neutral(str(path))}"))
     _facts([("next", _styled(command, _BOLD)) for command in commands])
 
 
@@ -583,17 +631,17 @@ def credentials(found: Sequence[wire.Credential]) -> None:
     )
 
 
-def _usable(credential: wire.Credential) -> Text:
+def _usable(credential: wire.Credential) -> Words:
     if credential.available:
         return _styled("yes", _GREEN)
     return _styled(f"no: {credential.problem or 'no reason given'}", _RED)
 
 
-def _credential_line(credential: wire.Credential) -> Text:
-    line = Text(neutral(f"{credential.name} (version {credential.version})"))
-    if not credential.available:
-        line.append_text(_styled(f" {credential.problem or 'cannot be used'}", _RED))
-    return line
+def _credential_line(credential: wire.Credential) -> Words:
+    line = _styled(f"{credential.name} (version {credential.version})", "")
+    if credential.available:
+        return line
+    return _joined(line, _styled(f" {credential.problem or 'cannot be used'}", _RED))
 
 
 # --- keys -----------------------------------------------------------------------------------------
@@ -618,8 +666,13 @@ def issued(key: wire.IssuedKey, environment: Mapping[str, str]) -> None:
 
 
 def _panel(secret: str, title: str) -> None:
+    from rich import box
+    from rich.panel import Panel
+    from rich.text import Text
+
     line = Text(neutral(secret), style=_BOLD, no_wrap=True, overflow="ignore")
-    framed = Panel(line, title=_styled(title, _BOLD), title_align="left", box=box.HORIZONTALS, padding=(0, 0))
+    heading = _drawn(_styled(title, _BOLD))
+    framed = Panel(line, title=heading, title_align="left", box=box.HORIZONTALS, padding=(0, 0))
     _console().print(framed, soft_wrap=False)
 
 
@@ -665,7 +718,7 @@ def _key_row(key: wire.Key) -> Sequence[Cell]:
     )
 
 
-def _status(status: str) -> Text:
+def _status(status: str) -> Words:
     return _styled(status, _STATUS_STYLES.get(status, ""))
 
 
@@ -693,7 +746,7 @@ def _tightest(key: wire.Key | wire.Tenant) -> tuple[Decimal, Decimal, Decimal | 
 
 def key(found: wire.Key) -> None:
     """All of one key."""
-    _say(Text.assemble(_styled(found.key_id, _BOLD), "  ", _status(found.status)))
+    _say(_joined(_styled(found.key_id, _BOLD), "  ", _status(found.status)))
     allowed = found.allowed_endpoints
     rows: list[tuple[str, Cell]] = []
     if found.stopped_because:
@@ -747,54 +800,62 @@ def _rules(key: wire.Key) -> Sequence[tuple[str, Cell]]:
     return rows
 
 
-def _spend(spent: Decimal, held: Decimal, cap: Decimal | None) -> Text:
+def _spend(spent: Decimal, held: Decimal, cap: Decimal | None) -> Words:
     words = f"{usd(spent)} spent, {usd(held)} held"
     if cap is None:
-        return Text(f"{words}, no cap")
+        return _styled(f"{words}, no cap", "")
     said = f"{words} of {usd(cap)}"
-    return Text.assemble(_bar(spent, held, cap), "  ", said) if sys.stdout.isatty() else Text(said)
+    return _joined(_bar(spent, held, cap), "  ", said) if sys.stdout.isatty() else _styled(said, "")
 
 
 def key_tree(family: wire.KeyTree) -> None:
     """A key and what was derived from it, to any depth."""
-    console = _console()
-    if not console.is_terminal:
+    if not sys.stdout.isatty():
         open_ones = [(family, 0)]
         while open_ones:
             node, depth = open_ones.pop()
-            _write("  " * depth + _tree_line(node.key).plain + "\n")
+            line, label = _tree_line(node.key)
+            _write("  " * depth + line.plain + label.plain + "\n")
             open_ones += [(child, depth + 1) for child in reversed(node.children)]
         return
-    root = Tree(_tree_line(family.key, console.width), guide_style=_DIM)
+    from rich.tree import Tree
+
+    console = _console()
+    root = Tree(_tree_text(family.key, console.width), guide_style=_DIM)
     branches = [(family, root, 1)]
     needed = console.width
     while branches:
         node, branch, depth = branches.pop(0)
         for child in node.children:
-            line = _tree_line(child.key, console.width - _GUIDE * depth)
-            needed = max(needed, line.cell_len + _GUIDE * depth)
-            branches.append((child, branch.add(line), depth + 1))
+            text = _tree_text(child.key, console.width - _GUIDE * depth)
+            needed = max(needed, text.cell_len + _GUIDE * depth)
+            branches.append((child, branch.add(text), depth + 1))
     # Money and ids are whole: what is too wide runs over, as in a table.
     console.width = needed
     console.print(root, soft_wrap=False)
 
 
-def _tree_line(key: wire.Key, room: int | None = None) -> Text:
+def _tree_line(key: wire.Key) -> tuple[Words, Words]:
+    """What must be whole, and the label."""
     spent, held, cap, span = _tightest(key)
-    line = Text.assemble(
+    line = _joined(
         _styled(key.key_id, _BOLD),
         "  ",
         _status(key.status),
         f"  {usd(spent)} spent, {usd(held)} held of " if held else f"  {usd(spent)} spent of ",
         "no cap" if cap is None else f"{usd(cap)}{span}",
-        no_wrap=True,
     )
-    label = Text(neutral(f"  {key.agent_run_label}") if key.agent_run_label else "", style=_DIM)
-    if room is not None:
-        left = room - line.cell_len
-        if left < _LABEL_LEAST:
-            return line
-        label.truncate(left, overflow="ellipsis")
+    return line, _styled(f"  {key.agent_run_label}" if key.agent_run_label else "", _DIM)
+
+
+def _tree_text(key: wire.Key, room: int) -> "Text":
+    """Both on one line of a terminal, the label cut to what is left."""
+    line, label = (_drawn(words) for words in _tree_line(key))
+    line.no_wrap = True
+    left = room - line.cell_len
+    if left < _LABEL_LEAST:
+        return line
+    label.truncate(left, overflow="ellipsis")
     return line.append_text(label)
 
 
@@ -1106,13 +1167,17 @@ def records(reply: wire.SqlReply) -> None:
     ]
     columns = [each if each.right else replace(each, fold=12) for each in columns]
     rows = [[_plain_value(value) for value in row] for row in reply.rows]
-    console = _console()
-    if console.is_terminal and sum(_least(columns, [[_text(c) for c in r] for r in rows])) > console.width:
+    if sys.stdout.isatty() and _is_too_wide(columns, rows):
         for at, row in enumerate(rows, 1):
             _say((f"row {at:,}", _DIM))
             _facts(list(zip((column.title for column in columns), row, strict=True)), indent=2)
         return
     _table(columns, rows)
+
+
+def _is_too_wide(columns: Sequence[_Column], rows: Sequence[Sequence[str]]) -> bool:
+    texts = [[_drawn(_words(cell)) for cell in row] for row in rows]
+    return sum(_least(columns, texts)) > _console().width
 
 
 def _all_numbers(rows: Sequence[Sequence[Any]], at: int) -> bool:
@@ -1325,23 +1390,22 @@ def audit(calls: Sequence[wire.Call]) -> None:
 def audit_line(call: wire.Call) -> None:
     """One row by itself, for a list that goes on."""
     when, key_id, _, what, asked, counted, result, reason = _call_row(call)
-    line = Text.assemble(
+    line = _joined(
         (f"{when}  ", _DIM),
-        _text(key_id),
+        _words(key_id),
         "  ",
-        _text(what),
+        _words(what),
         f"  asked {asked}, counted {counted}  ",
-        _text(result),
+        _words(result),
+        _styled(f"  {_words(reason).plain}" if reason else "", _DIM),
     )
-    if reason:
-        line.append_text(_styled(f"  {_text(reason).plain}", _DIM))
     _say(line)
     sys.stdout.flush()
 
 
 def explained(call: wire.Call) -> None:
     """One call in words: who, what, the verdict, what became of the money, and what can be done."""
-    _say(Text.assemble(_styled(call.call_id, _BOLD), "  ", _result(call)))
+    _say(_joined(_styled(call.call_id, _BOLD), "  ", _result(call)))
     took = "" if call.latency_ms is None else f", {call.latency_ms:,.0f} ms"
     if call.upstream_ms is not None:
         took += f" ({call.upstream_ms:,.0f} ms of it the vendor's)"
@@ -1411,7 +1475,7 @@ def _call_row(call: wire.Call) -> Sequence[Cell]:
     )
 
 
-def _result(call: wire.Call) -> Text:
+def _result(call: wire.Call) -> Words:
     if call.policy_check_result != "allowed":
         more = f" x{call.folded + 1:,}" if call.folded else ""
         return _styled(call.policy_check_result + more, _RED)
@@ -1425,7 +1489,7 @@ def _result(call: wire.Call) -> Text:
 def scene(number: int, text: str) -> None:
     """The heading of a part of the story."""
     _say("")
-    _say(Text.assemble((f"{number}. ", _DIM), (neutral(text), _BOLD)))
+    _say(_joined((f"{number}. ", _DIM), (neutral(text), _BOLD)))
     sys.stdout.flush()
 
 
