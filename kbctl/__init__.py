@@ -5,19 +5,21 @@ The public Python API: :class:`Client` and :class:`AsyncClient` for who issues k
 command line that only prints its version must not load an HTTP library.
 """
 
-from typing import TYPE_CHECKING, Any
+from kbctl.version import __version__ as __version__
 
+# As typing has it, which takes longer to import than all else that `kbctl --version` needs.
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from kbctl.agent import derive, whoami
     from kbctl.client import AsyncClient, Client
     from kbctl.errors import KbctlError
 
-from kbctl.version import __version__ as __version__
-
 __all__ = ["AsyncClient", "Client", "KbctlError", "__version__", "derive", "whoami"]
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> "Any":
     if name in ("Client", "AsyncClient"):
         from kbctl import client
 

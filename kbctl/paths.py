@@ -2,16 +2,13 @@
 
 One folder holds config, database, socket, log and own vendors, so that moving, backing up or deleting a
 kbctl is moving, backing up or deleting that folder. It is private to its owner (0700).
+What only some homes need is imported where they need it: every command comes by here.
 """
 
-import hashlib
 import os
 import sys
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-
-import platformdirs
 
 # sockaddr_un.sun_path: 108 bytes on Linux, 104 on macOS, both with the final NUL.
 SOCKET_PATH_BYTES_MAX = 107 if sys.platform == "linux" else 103
@@ -60,6 +57,9 @@ class Home:
         inside = self.root / "kbctl.sock"
         if len(os.fsencode(inside)) <= SOCKET_PATH_BYTES_MAX:
             return inside
+        import hashlib
+        import tempfile
+
         name = hashlib.sha256(os.fsencode(self.root)).hexdigest()[:16]
         return Path(tempfile.gettempdir()) / f"kbctl-{os.getuid()}" / f"{name}.sock"
 
@@ -67,5 +67,8 @@ class Home:
 def home() -> Home:
     """The home that this process works with."""
     chosen = os.environ.get("KBCTL_HOME")
-    root = Path(chosen).expanduser() if chosen else Path(platformdirs.user_data_dir("kbctl", appauthor=False))
-    return Home(root.absolute())
+    if chosen:
+        return Home(Path(chosen).expanduser().absolute())
+    import platformdirs
+
+    return Home(Path(platformdirs.user_data_dir("kbctl", appauthor=False)).absolute())

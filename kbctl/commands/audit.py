@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from kbctl.commands import options, values
-from kbctl.commands.command import Command
+from kbctl.commands.command import Command, Noun
 from kbctl.commands.key import one_format
 from kbctl.errors import Exit, KbctlError
 
@@ -23,7 +23,7 @@ _FOLLOW_POLL_S = 0.5
 
 def register(app: typer.Typer) -> None:
     """Add these commands."""
-    noun = typer.Typer(rich_markup_mode=None, invoke_without_command=True)
+    noun = typer.Typer(cls=Noun, rich_markup_mode=None, invoke_without_command=True)
     noun.callback(options_metavar="[options]", subcommand_metavar="[COMMAND ...]")(audit)
     noun.command("verify", cls=Command)(verify)
     noun.command("checkpoint", cls=Command)(checkpoint)

@@ -1,8 +1,8 @@
 """``completion``: scripts for bash, zsh and fish, made from the commands themselves.
 
 What must stay true: pressing TAB starts no Python; the scripts name every command, option and choice there is
-and nothing else. The copies in ``completions/`` are written by ``python -m kbctl.commands.completion`` and
-compared with the commands by a test.
+and nothing else. The copies in ``completions/`` are written by ``python -m kbctl.commands.completion``, and
+compared with the commands by a test; those are what is printed, because making them builds every command.
 """
 
 import sys
@@ -15,8 +15,7 @@ import typer
 
 from kbctl.commands import values
 from kbctl.commands.command import Command
-
-FILES = {"bash": "kbctl.bash", "zsh": "_kbctl", "fish": "kbctl.fish"}
+from kbctl.shipped import COMPLETIONS, completions
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,21 +47,22 @@ _HELP = _Option(("--help", "-h"), "Show this message and exit.", False, False, (
 
 def register(app: typer.Typer) -> None:
     """Add this command."""
+    app.command(cls=Command)(completion)
 
-    @app.command(cls=Command)
-    def completion(
-        shell: Annotated[str, typer.Argument(metavar="bash|zsh|fish", help="Which shell.")],
-    ) -> None:
-        """Print the completion script of a shell.
 
-        \b
-        Example:
-          source <(kbctl completion bash)
-          kbctl completion zsh > ~/.zfunc/_kbctl
-          kbctl completion fish > ~/.config/fish/completions/kbctl.fish
-        """
-        values.choice("the shell", shell, tuple(FILES))
-        sys.stdout.write(script(shell, app))
+def completion(
+    shell: Annotated[str, typer.Argument(metavar="bash|zsh|fish", help="Which shell.")],
+) -> None:
+    """Print the completion script of a shell.
+
+    \b
+    Example:
+      source <(kbctl completion bash)
+      kbctl completion zsh > ~/.zfunc/_kbctl
+      kbctl completion fish > ~/.config/fish/completions/kbctl.fish
+    """
+    values.choice("the shell", shell, tuple(COMPLETIONS))
+    sys.stdout.write(completions(shell) or script(shell, _app()))
 
 
 def script(shell: str, app: typer.Typer) -> str:
@@ -299,12 +299,16 @@ def _quoted(text: str) -> str:
     return "'" + text.replace("'", "'\\''") + "'"
 
 
-def _write_all(folder: Path) -> None:
-    from kbctl.main import app
+def _app() -> typer.Typer:
+    from kbctl.cli import app  # which imports every command as it is needed, this file among them
 
+    return app
+
+
+def _write_all(folder: Path) -> None:
     folder.mkdir(exist_ok=True)
-    for shell, name in FILES.items():
-        (folder / name).write_text(script(shell, app), encoding="utf-8")
+    for shell, name in COMPLETIONS.items():
+        (folder / name).write_text(script(shell, _app()), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from kbctl.commands import options, values
-from kbctl.commands.command import Command
+from kbctl.commands.command import Command, Noun
 
 if TYPE_CHECKING:
     from kbctl import wire
@@ -27,7 +27,7 @@ _Name = Annotated[str, typer.Argument(metavar="NAME", help="Of the policy: free,
 
 def register(app: typer.Typer) -> None:
     """Add these commands."""
-    noun = typer.Typer(rich_markup_mode=None, invoke_without_command=True)
+    noun = typer.Typer(cls=Noun, rich_markup_mode=None, invoke_without_command=True)
     noun.callback(options_metavar="", subcommand_metavar="COMMAND ...")(_noun)
     noun.command("set", cls=Command)(set_)
     noun.command("apply", cls=Command)(apply)

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from kbctl.commands import options, values
-from kbctl.commands.command import Command
+from kbctl.commands.command import Command, Noun
 from kbctl.commands.key import one_format
 from kbctl.errors import Exit
 
@@ -19,7 +19,7 @@ def register(app: typer.Typer) -> None:
     """Add these commands."""
     for command in (spend, changes, sql):
         app.command(cls=Command)(command)
-    noun = typer.Typer(rich_markup_mode=None, invoke_without_command=True)
+    noun = typer.Typer(cls=Noun, rich_markup_mode=None, invoke_without_command=True)
     noun.callback(options_metavar="", subcommand_metavar="COMMAND ...")(_vendor)
     noun.command("list", cls=Command)(vendor_list)
     noun.command("show", cls=Command)(vendor_show)

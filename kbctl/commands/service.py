@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from kbctl.commands.command import Command
+from kbctl.commands.command import Command, Noun
 from kbctl.errors import Exit, KbctlError
 from kbctl.paths import home
 
@@ -14,7 +14,7 @@ _System = Annotated[bool, typer.Option("--system", help="A service of the machin
 
 def register(app: typer.Typer) -> None:
     """Add these commands."""
-    noun = typer.Typer(rich_markup_mode=None, invoke_without_command=True)
+    noun = typer.Typer(cls=Noun, rich_markup_mode=None, invoke_without_command=True)
     noun.callback(options_metavar="", subcommand_metavar="COMMAND ...")(_service)
     noun.command("install", cls=Command)(install)
     noun.command("uninstall", cls=Command)(uninstall)

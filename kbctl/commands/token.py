@@ -8,12 +8,12 @@ from typing import Annotated
 import typer
 
 from kbctl.commands import ask, options, values
-from kbctl.commands.command import Command
+from kbctl.commands.command import Command, Noun
 
 
 def register(app: typer.Typer) -> None:
     """Add these commands."""
-    noun = typer.Typer(rich_markup_mode=None, invoke_without_command=True)
+    noun = typer.Typer(cls=Noun, rich_markup_mode=None, invoke_without_command=True)
     noun.callback(options_metavar="", subcommand_metavar="COMMAND ...")(_noun)
     noun.command("create", cls=Command)(create)
     noun.command("list", cls=Command)(list_)

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from kbctl.main import app
+from kbctl.cli import app
 from kbctl.paths import Home
 from tests.cli.support import PretendDaemon, serving
 

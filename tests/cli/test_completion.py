@@ -6,19 +6,20 @@ from pathlib import Path
 
 import pytest
 
+from kbctl.cli import app
 from kbctl.commands import completion
-from kbctl.main import app
+from kbctl.shipped import COMPLETIONS
 from tests.cli.conftest import Cli
 
 SCRIPTS = Path(__file__).parents[2] / "completions"
 
 
-@pytest.mark.parametrize("shell", completion.FILES)
+@pytest.mark.parametrize("shell", COMPLETIONS)
 def test_fresh(cli: Cli, shell: str) -> None:
     """What is shipped is what the commands make: else run ``python -m kbctl.commands.completion``."""
     made = completion.script(shell, app)
 
-    assert (SCRIPTS / completion.FILES[shell]).read_text() == made
+    assert (SCRIPTS / COMPLETIONS[shell]).read_text() == made
     assert cli("completion", shell).stdout == made
 
 
@@ -30,12 +31,12 @@ def test_unknown_shell(cli: Cli) -> None:
     assert "bash, zsh, fish" in result.stderr
 
 
-@pytest.mark.parametrize("shell", completion.FILES)
+@pytest.mark.parametrize("shell", COMPLETIONS)
 def test_syntax(shell: str) -> None:
     """The shell itself can read it."""
     if not shutil.which(shell):
         pytest.skip(f"{shell} is not installed")
-    subprocess.run([shell, "-n", str(SCRIPTS / completion.FILES[shell])], check=True, capture_output=True)
+    subprocess.run([shell, "-n", str(SCRIPTS / COMPLETIONS[shell])], check=True, capture_output=True)
 
 
 OFFERS = [

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import typer
 
-from kbctl.main import app
+from kbctl.cli import app
 from tests.cli.conftest import Cli
 
 COMMANDS = [

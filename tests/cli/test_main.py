@@ -1,17 +1,21 @@
 """Failures become one sentence, a remedy and an exit code; start-up stays quick."""
 
 import json
+import pkgutil
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
+import typer
 
 import kbctl
-from kbctl import client
+from kbctl import cli, client, commands, wire
 from kbctl.paths import Home
 from tests.cli.conftest import Cli
-from tests.cli.support import PretendDaemon, status
+from tests.cli.support import PretendDaemon, call, key, status
+from tests.cli.test_audit_chain import verified
 
 ROOT = Path(__file__).parents[2]
 
@@ -116,21 +120,69 @@ def test_a_reader_that_goes_away(daemon: PretendDaemon, home: Home) -> None:
     assert (process.returncode, complaint) == (141, b"")
 
 
-@pytest.mark.parametrize("args", ["--version", "--help"])
-def test_start_up_loads_little(args: str) -> None:
-    """Neither HTTP nor tables nor wire for what needs none of them."""
-    script = (
-        "import sys\nsys.argv = ['kbctl', sys.argv[1]]\nfrom kbctl.main import run\n"
-        "try:\n    run()\nexcept SystemExit:\n    pass\n"
-        "slow = {'httpx', 'rich', 'msgspec', 'asyncio', 'pydantic'}\n"
-        "print(*sorted(slow & set(sys.modules)), file=sys.stderr)"
-    )
+def test_a_full_disk(home: Home) -> None:
+    """Of the answer, not of the daemon: one sentence, no traceback."""
+    if not Path("/dev/full").exists():
+        pytest.skip("this system has no /dev/full")
+    with Path("/dev/full").open("w") as full:
+        for args in ("--version", "--help"):
+            command = [sys.executable, "-m", "kbctl", args]
+            done = subprocess.run(command, cwd=ROOT, stdout=full, stderr=subprocess.PIPE, text=True)
+
+            assert (done.returncode, len(done.stderr.splitlines())) == (1, 2), args
+            assert done.stderr.startswith("kbctl: the answer could not be written: "), args
+
+
+def test_every_command_is_found() -> None:
+    """The table of commands says of each module just what that registers."""
+    registered: dict[str, str] = {}
+    for module in pkgutil.iter_modules(commands.__path__):
+        register = getattr(import_module(f"kbctl.commands.{module.name}"), "register", None)
+        if register is not None:
+            app = typer.Typer(rich_markup_mode=None, callback=lambda: None)
+            register(app)
+            registered |= dict.fromkeys(typer.main.get_group(app).commands, module.name)
+
+    assert registered == cli._COMMANDS
+
+
+# What takes long to import, and what the commands below have no use for.
+SLOW = {"asyncio", "email", "http", "httpx", "pydantic", "rich", "ssl"}
+
+
+@pytest.mark.parametrize(
+    ("args", "without"),
+    [
+        (("--version",), SLOW | {"re", "typer", "typing", "kbctl.cli"}),
+        (("completion", "zsh"), SLOW | {"re", "typer", "typing", "kbctl.cli"}),
+        (("--help",), SLOW | {"msgspec", "kbctl.client", "kbctl.render"}),
+        (("keys", "--help"), SLOW | {"msgspec", "kbctl.client", "kbctl.commands.audit"}),
+        (("keys",), SLOW | {"kbctl.commands.audit", "kbctl.commands.demo", "platformdirs"}),
+        (("keys", "--status", "all", "--json"), SLOW),
+        (("status",), SLOW | {"kbctl.commands.key"}),
+        (("audit", "--tenant", "acme", "--limit", "5"), SLOW | {"kbctl.commands.demo"}),
+        (("audit", "verify"), SLOW),
+        (("show", "vk_3"), SLOW),
+        (("frob",), SLOW | {"msgspec", "kbctl.commands.key"}),
+    ],
+)
+def test_what_is_loaded(home: Home, daemon: PretendDaemon, args: tuple[str, ...], without: set[str]) -> None:
+    """Only what the command needs: this counts what the time is spent on."""
+    daemon.on("GET /vault/keys", wire.KeyList(keys=[key()]))
+    daemon.on("GET /vault/keys/vk_3", key())
+    daemon.on("GET /status", status())
+    daemon.on("GET /audit", [call()])
+    daemon.on("GET /audit/verify", verified())
 
     done = subprocess.run(
-        [sys.executable, "-c", script, args], cwd=ROOT, capture_output=True, text=True, check=True
+        [sys.executable, "-X", "importtime", "-m", "kbctl", *args], cwd=ROOT, capture_output=True, text=True
     )
 
-    assert done.stderr.strip() == ""
+    rows = [row for row in done.stderr.splitlines() if row.startswith("import time:")]
+    loaded = {row.rpartition("|")[2].strip() for row in rows}
+    assert done.returncode == (2 if args == ("frob",) else 0), done.stderr[-500:]
+    assert "kbctl.main" in loaded
+    assert loaded & without == set()
 
 
 def test_the_public_names() -> None:

@@ -10,8 +10,8 @@ import pytest
 from typer.testing import CliRunner
 
 from kbctl import service
+from kbctl.cli import app
 from kbctl.errors import KbctlError
-from kbctl.main import app
 from kbctl.paths import Home
 
 
