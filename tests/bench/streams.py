@@ -14,7 +14,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -366,7 +366,7 @@ def drill(streams: int, watch: Watch, *, events: int = 10_000, firsts: int = 200
         report.check(memory.part(2 / 3, 1) <= early + _FLAT_MB, f"memory grew by more than {_FLAT_MB} MB")
         report.check(most <= _STREAM_MB, f"a stream took more than {_STREAM_MB} MB")
         for after_ms in (0, 100):
-            uvloop.run(_time_firsts(report, served, firsts if after_ms == 0 else firsts // 10, after_ms))
+            _report_firsts(report, served, firsts if after_ms == 0 else firsts // 10, after_ms)
     return report
 
 
@@ -394,20 +394,44 @@ def _check_money(report: Report, served: _Served, streams: int) -> None:
     report.check(shown["held_usd"] == 0, f"{shown['held_usd']} USD are still held")
 
 
-async def _time_firsts(report: Report, served: _Served, times: int, after_ms: int) -> None:
-    """Time the first byte of short streams, in turns without the daemon and with it."""
+def time_firsts(ways: Mapping[str, tuple[int, str]], times: int, after_ms: int = 0) -> dict[str, list[float]]:
+    """When the first byte of short streams came, in milliseconds, asked for in turns each way.
+
+    Args:
+        ways: by name, a port and the key that it wants.
+        times: how often.
+        after_ms: how long the vendor waits before it writes.
+
+    Raises:
+        RuntimeError: an answer other than 200.
+    """
+    return uvloop.run(_time_firsts(ways, times, after_ms))
+
+
+async def _time_firsts(
+    ways: Mapping[str, tuple[int, str]], times: int, after_ms: int
+) -> dict[str, list[float]]:
     loop = asyncio.get_running_loop()
-    ways = {"direct": served.vendor_port, "through the daemon": served.port}
-    agents = {way: (await loop.create_connection(_Agent, "127.0.0.1", port))[1] for way, port in ways.items()}
+    agents = {
+        way: (await loop.create_connection(_Agent, "127.0.0.1", port))[1] for way, (port, _) in ways.items()
+    }
     took: dict[str, list[float]] = {way: [] for way in ways}
     path, body = asking(0, 3, after_ms)
     for _ in range(times):
-        for way, port in ways.items():
-            said = await agents[way].ask(port, served.key, path, body)
-            report.check(said["status"] == 200, f"{way}, it was answered {said['status']}")
+        for way, (port, key) in ways.items():
+            said = await agents[way].ask(port, key, path, body)
+            if said["status"] != 200:
+                raise RuntimeError(f"{way}, it was answered {said['status']}")
             took[way].append(said["first_ms"])
     for agent in agents.values():
         agent.transport.close()
+    return took
+
+
+def _report_firsts(report: Report, served: _Served, times: int, after_ms: int) -> None:
+    """Time the first byte of short streams, in turns without the daemon and with it."""
+    ways = {"direct": (served.vendor_port, served.key), "through": (served.port, served.key)}
+    took = time_firsts(ways, times, after_ms)
     direct, through = (percentile(sorted(took[way]), 0.5) for way in ways)
     when = f"a first byte after {after_ms} ms"
     report.add(f"{when}: direct, median", direct)
@@ -416,23 +440,28 @@ async def _time_firsts(report: Report, served: _Served, times: int, after_ms: in
 
 
 @contextmanager
-def _serving() -> Iterator[_Served]:
-    vendor = subprocess.Popen(
+def vendor() -> Iterator[int]:
+    """One that writes streams, a process of its own; its port."""
+    process = subprocess.Popen(
         [sys.executable, "-m", "tests.bench.streams", "vendor"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     )
     try:
-        assert vendor.stdout is not None
-        vendor_port = int(vendor.stdout.readline())
-        with new_home() as kbctl:
-            upstreams = [f"--upstream={name}=http://127.0.0.1:{vendor_port}" for name in SECRETS]
-            kbctl("up", "--port", "0", *upstreams)
-            for name, secret in SECRETS.items():
-                kbctl("credential", "set", name, stdin=secret + "\n")
-            key = kbctl("issue", "--tenant", "acme", "--cap", "1000").strip()
-            port = int(kbctl.json("status")["proxy_url"].rpartition(":")[2])
-            yield _Served(kbctl, port, vendor_port, key)
+        assert process.stdout is not None
+        yield int(process.stdout.readline())
     finally:
-        vendor.communicate(timeout=20)
+        process.communicate(timeout=20)
+
+
+@contextmanager
+def _serving() -> Iterator[_Served]:
+    with vendor() as vendor_port, new_home() as kbctl:
+        upstreams = [f"--upstream={name}=http://127.0.0.1:{vendor_port}" for name in SECRETS]
+        kbctl("up", "--port", "0", *upstreams)
+        for name, secret in SECRETS.items():
+            kbctl("credential", "set", name, stdin=secret + "\n")
+        key = kbctl("issue", "--tenant", "acme", "--cap", "1000").strip()
+        port = int(kbctl.json("status")["proxy_url"].rpartition(":")[2])
+        yield _Served(kbctl, port, vendor_port, key)
 
 
 def _written(served: _Served) -> dict[str, str]:
