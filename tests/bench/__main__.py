@@ -7,6 +7,7 @@ or a floor was missed, with 2 when something that it needs is not installed.
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,18 +17,30 @@ from typing import Any
 from rich.console import Console
 from rich.progress import Progress
 
-from tests.bench import fairness, proxy, revoke, soak, start, streams
+from tests.bench import (
+    audit,
+    cli,
+    everything,
+    fairness,
+    fsync,
+    memory,
+    proxy,
+    revoke,
+    soak,
+    start,
+    streams,
+)
 from tests.bench.machine import NotInstalledError
 from tests.bench.report import Report
 
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """A drill, and which of the options it takes, each under the name that the drill gives it."""
+    """A drill, which options it takes, and what it is given where an option is left out."""
 
     drill: Callable[..., Report]
     help: str
-    options: dict[str, str]
+    options: tuple[str, ...]
     given: dict[str, Any]
 
 
@@ -35,6 +48,7 @@ _OPTIONS: dict[str, dict[str, Any]] = {
     "keys": {"type": int, "metavar": "N", "help": "keys in the database"},
     "calls": {"type": int, "metavar": "N", "help": "calls that are made, or in the database"},
     "streams": {"type": int, "metavar": "N", "help": "streams at once"},
+    "connections": {"type": int, "metavar": "N", "help": "that stay open and silent"},
     "rounds": {"type": int, "metavar": "N", "help": "how often all is measured in turn"},
     "seconds": {"type": int, "metavar": "S", "help": "of load in each slice"},
     "only": {
@@ -45,25 +59,31 @@ _OPTIONS: dict[str, dict[str, Any]] = {
     "peers": {
         "type": Path,
         "metavar": "DIR",
-        "help": "the virtual environment with tests/bench/peers.txt installed",
+        "default": Path(os.environ["KBCTL_BENCH_PEERS"]) if "KBCTL_BENCH_PEERS" in os.environ else None,
+        "help": "the virtual environment with tests/bench/peers.txt installed; also $KBCTL_BENCH_PEERS",
     },
 }
 
 
 def _command(drill: Callable[..., Report], help: str, *options: str, **given: Any) -> Command:  # noqa: A002
-    return Command(drill, help, {name: name for name in options}, given)
+    return Command(drill, help, options, given)
 
 
 _COMMANDS = {
     "proxy": _command(
         proxy.drill, "calls/s and latency beside other proxies", "rounds", "seconds", "only", "peers"
     ),
+    "fsync": _command(fsync.drill, "calls/s where every flush takes 2 ms", "rounds", "seconds"),
+    "memory": _command(memory.drill, "idle, with many keys, with many connections", "keys", "connections"),
+    "cli": _command(cli.drill, "the command line over `python -c pass`", "rounds"),
+    "audit": _command(audit.drill, "the newest 50 of ten million rows", "calls", "keys"),
     "revoke": _command(revoke.drill, "how soon a revocation is acknowledged", "keys", keys=1_000_000),
     "fairness": _command(fairness.drill, "a burst of one key beside another key", "keys", keys=1_000),
     "shares": _command(fairness.shared, "the same where the vendor's rate is shared", "keys", keys=1_000),
     "streams": _command(streams.drill, "streams of events at once", "streams", streams=100),
     "soak": _command(soak.drill, "whether memory stays flat", "keys", "calls", keys=1_000),
     "start": _command(start.drill, "start over a large database", "keys", "calls", keys=1_000_000),
+    "all": _command(everything.drill, "all of it in short, in one table", "peers"),
 }
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from kbctl.client import Client
 from kbctl.paths import Home
 from tests.bench.report import Watch
-from tests.bench.stock import fill
+from tests.bench.stock import fill, fill_calls
 from tests.bench.upstream import Upstream
 from tests.e2e.support import SECRET, Kbctl, new_home
 
@@ -56,6 +56,18 @@ def serve(upstream: Upstream, keys: int, watch: Watch, *, config: str = "") -> I
         with Client(Home(kbctl.home)) as client:
             port = int(client.status().proxy_url.rpartition(":")[2])
             yield Served(kbctl, client, port, first_s, empty_s, start_s)
+
+
+@contextmanager
+def serve_calls(upstream: Upstream, keys: int, calls: int, watch: Watch) -> Iterator[Served]:
+    """The same with so many calls of these keys; its first start over them is done."""
+    with serve(upstream, keys, watch) as served:
+        served.kbctl("down")
+        home = Home(served.kbctl.home)
+        fill_calls(home, calls, keys, time.time_ns(), watch(f"making {calls:,} calls", calls))
+        home.anchor().unlink()  # it remembers a database without calls; the word stands for it once
+        served.kbctl("up", "--port", "0", "--upstream", f"stripe={upstream.url}", "--accept-rollback")
+        yield served
 
 
 def _timed(kbctl: Kbctl, *args: str) -> float:

@@ -32,7 +32,7 @@ from tests.bench.machine import (
     memory_mb,
     two_cores,
 )
-from tests.bench.peers.known import NGINX, PEERS, Job, Peer, start
+from tests.bench.peers.known import NGINX, PEERS, Job, Peer, start, version
 from tests.bench.report import Grid, Report, Watch, percentile
 from tests.e2e.support import SECRET, new_home
 
@@ -167,8 +167,8 @@ def drill(
     report = Report(f"the data plane, {rounds} rounds of {seconds} s slices")
     cores, slices = two_cores(), Slices()
     report.notes.append(cores.told())
-    programs = _programs(only, peers, report)
-    with wrk() as load, _on(cores.rest, fixed, cores) as upstream:
+    programs = installed(only, peers, report)
+    with wrk() as load, entered_on(cores, cores.rest, fixed) as upstream:
         race = _Race(load, cores, upstream, report, slices)
         for kind, origin in (("plain", upstream.plain), ("tls", upstream.tls)):
             entered = _contenders(cores, origin, programs, only)
@@ -186,13 +186,14 @@ def drill(
     return report
 
 
-def _programs(only: Sequence[str], peers: Path | None, report: Report) -> dict[str, str]:
+def installed(only: Sequence[str], peers: Path | None, report: Report) -> dict[str, str]:
     """What is installed of the peers; the rest is left out by name."""
     found = {}
     for peer in PEERS:
         if peer.name in only:
             try:
-                found[peer.name] = peer.find(peers)
+                found[peer.name] = program = peer.find(peers)
+                report.about.setdefault("peers", {})[peer.name] = version(peer, program)
             except NotInstalledError as missing:
                 report.skipped.append(str(missing))
     return found
@@ -289,7 +290,7 @@ def _spent_s(upstream: Fixed) -> float:
 
 
 @contextmanager
-def _on(core: int | None, what: Callable[[], Any], cores: Cores) -> Iterator[Any]:
+def entered_on(cores: Cores, core: int | None, what: Callable[[], Any]) -> Iterator[Any]:
     """A context whose processes are started on a core; this process goes back."""
     with ExitStack() as stack:
         with cores.pinned(core):
@@ -422,7 +423,7 @@ def _grid(slices: Slices, upstream: str, connections: Sequence[int]) -> Grid:
 def _first_bytes(report: Report, cores: Cores, nginx: str, rounds: int, times: int, watch: Watch) -> None:
     """Time the first byte of streams: directly, through nginx and through the daemon, in turns."""
     secret = streams.SECRETS["openai"]
-    with _on(cores.rest, streams.vendor, cores) as port, ExitStack() as stack:
+    with entered_on(cores, cores.rest, streams.vendor) as port, ExitStack() as stack:
         origin = Origin("127.0.0.1", port, None)
         mine = stack.enter_context(kbctl_before(cores, origin, vendor="openai", secret=secret))
         theirs = stack.enter_context(peer_before(cores, NGINX, nginx, origin, secret=secret, streams=True))

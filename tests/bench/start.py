@@ -3,10 +3,9 @@
 import time
 
 from kbctl.calls import AuditFilter
-from kbctl.paths import Home
-from tests.bench.daemon import serve
+from tests.bench.daemon import serve_calls
 from tests.bench.report import Report, Watch
-from tests.bench.stock import TENANTS, fill_calls
+from tests.bench.stock import TENANTS
 from tests.bench.upstream import fixed_answer
 
 _ASKED = 40
@@ -22,13 +21,8 @@ def drill(keys: int, watch: Watch, *, calls: int = 10_000_000) -> Report:
         calls: in the database, over all keys.
     """
     report = Report(f"start, {keys:,} keys and {calls:,} calls")
-    with fixed_answer(0) as upstream, serve(upstream, keys, watch) as served:
+    with fixed_answer(0) as upstream, serve_calls(upstream, keys, calls, watch) as served:
         kbctl = served.kbctl
-        kbctl("down")
-        fill_calls(Home(kbctl.home), calls, keys, time.time_ns(), watch(f"making {calls:,} calls", calls))
-        beside = kbctl.home / "kbctl.anchor"
-        beside.unlink()  # it remembers a database without calls; the word stands for it once
-        kbctl("up", "--port", "0", "--upstream", f"stripe={upstream.url}", "--accept-rollback")
         kbctl("down")
         took = []
         for _ in range(_STARTS):

@@ -40,6 +40,7 @@ class Peer:
     Attributes:
         find: its program, given the folder of the peers' environment; raises NotInstalledError.
         command: writes its files, and gives the command line and what to add to its environment.
+        version: what its program is asked to tell its version.
         fresh: started for each slice anew: httpx goes on for seconds after its clients have left, and would
             take the core from whoever is next.
         tls: whether it is run in front of a TLS upstream, too.
@@ -48,6 +49,7 @@ class Peer:
     name: str
     find: Callable[[Path | None], str]
     command: Callable[[str, Job], tuple[list[str], dict[str, str]]]
+    version: tuple[str, ...]
     fresh: bool = False
     tls: bool = True
 
@@ -60,6 +62,13 @@ def start(peer: Peer, program: str, job: Job) -> "subprocess.Popen[bytes]":
         return subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=said, stderr=said, cwd=job.folder, env=environment
         )
+
+
+def version(peer: Peer, program: str) -> str:
+    """What a program says its version is: the first line with a number in it."""
+    done = subprocess.run([program, *peer.version], capture_output=True, text=True)
+    lines = (done.stdout + done.stderr).splitlines()
+    return next((line.strip() for line in lines if any(sign.isdigit() for sign in line)), "")
 
 
 def _found(what: str, install: str) -> Callable[[Path | None], str]:
@@ -232,6 +241,9 @@ def _httpx(program: str, job: Job) -> tuple[list[str], dict[str, str]]:
     return command, {**_keys(job), "UPSTREAM": job.origin.url}
 
 
+_VERSIONS = "import httpx, uvicorn; print('uvicorn', uvicorn.__version__, 'httpx', httpx.__version__)"
+
+
 def _keys(job: Job) -> dict[str, str]:
     return {"KEYS": json.dumps({f"Bearer {job.key}": f"Bearer {job.secret}"})}
 
@@ -240,11 +252,11 @@ def _find_nginx(_peers: Path | None) -> str:
     return nginx()
 
 
-NGINX = Peer("nginx", _find_nginx, _nginx)
+NGINX = Peer("nginx", _find_nginx, _nginx, ("-v",))
 PEERS = (
     NGINX,
-    Peer("haproxy", _found("haproxy", "apt-get install haproxy"), _haproxy),
-    Peer("envoy", _in_peers("envoy"), _envoy),
-    Peer("mitmproxy", _in_peers("mitmdump"), _mitmproxy, tls=False),
-    Peer("httpx", _python_with_uvicorn, _httpx, fresh=True, tls=False),
+    Peer("haproxy", _found("haproxy", "apt-get install haproxy"), _haproxy, ("-v",)),
+    Peer("envoy", _in_peers("envoy"), _envoy, ("--version",)),
+    Peer("mitmproxy", _in_peers("mitmdump"), _mitmproxy, ("--version",), tls=False),
+    Peer("httpx", _python_with_uvicorn, _httpx, ("-c", _VERSIONS), fresh=True, tls=False),
 )
