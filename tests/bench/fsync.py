@@ -28,11 +28,16 @@ from tests.e2e.support import SECRET, Kbctl, new_home
 
 _SOURCE = Path(__file__).with_name("slow_fsync.c")
 _DELAY_MS = 2.0
-_QUIET_WITHIN_S = 3.0
 
 
-def drill(watch: Watch, *, rounds: int = 3, seconds: int = 2) -> Report:
+def drill(watch: Watch, *, rounds: int = 3, seconds: int = 2, quiet_s: float = 3.0) -> Report:
     """Compile the delay, start a daemon under it, put load on.
+
+    Args:
+        watch: told of what takes long.
+        rounds: how many; every second one runs backwards.
+        seconds: of each slice.
+        quiet_s: how long a slice waits for a quiet core.
 
     Raises:
         NotInstalledError: a C compiler, nginx or wrk.
@@ -52,6 +57,7 @@ def drill(watch: Watch, *, rounds: int = 3, seconds: int = 2) -> Report:
         for turn in range(rounds):
             rates = {}
             for connections in (1, 64) if turn % 2 == 0 else (64, 1):
+                await_quiet(cores.measured, quiet_s)
                 rates[connections] = _measure(report, cores, load, running, connections, seconds, turn)
             ratios.append(rates[64] / rates[1])
             tick(1)
@@ -62,7 +68,6 @@ def drill(watch: Watch, *, rounds: int = 3, seconds: int = 2) -> Report:
 def _measure(
     report: Report, cores: Cores, load: Wrk, running: Running, connections: int, seconds: int, turn: int
 ) -> float:
-    await_quiet(cores.measured, _QUIET_WITHIN_S)
     with cores.pinned(cores.rest):
         load.warm(running.url, running.key, connections)
         answered = load.run(running.url, running.key, connections, seconds)

@@ -39,9 +39,9 @@ from tests.e2e.support import SECRET, new_home
 CONNECTIONS = (1, 16, 64, 256)
 NAMES = ("direct", "kbctl", *(peer.name for peer in PEERS))
 _CAP_USD = 1_000_000
+UPSTREAMS = ("plain", "tls")
 _SPOILED = 0.25
 """Of a core, taken by others within a slice: it is measured again, once."""
-_QUIET_WITHIN_S = 3.0
 
 
 # --- what is measured ---------------------------------------------------------------------------------
@@ -148,7 +148,9 @@ def drill(
     only: Sequence[str] = NAMES,
     peers: Path | None = None,
     connections: Sequence[int] = CONNECTIONS,
+    upstreams: Sequence[str] = UPSTREAMS,
     firsts: int = 300,
+    quiet_s: float = 3.0,
 ) -> Report:
     """Put load on each in turn, round by round, first before a plain upstream and then before one with TLS.
 
@@ -159,7 +161,9 @@ def drill(
         only: who takes part.
         peers: the virtual environment that has the peers of PyPI.
         connections: at once.
+        upstreams: ``plain``, ``tls`` or both.
         firsts: how often a round times the first byte of a stream.
+        quiet_s: how long a slice waits for a quiet core; 0: not at all, and no slice is measured again.
 
     Raises:
         NotInstalledError: nginx or wrk.
@@ -169,16 +173,17 @@ def drill(
     report.notes.append(cores.told())
     programs = installed(only, peers, report)
     with wrk() as load, entered_on(cores, cores.rest, fixed) as upstream:
-        race = _Race(load, cores, upstream, report, slices)
-        for kind, origin in (("plain", upstream.plain), ("tls", upstream.tls)):
+        race = _Race(load, cores, upstream, report, slices, quiet_s)
+        for kind in upstreams:
+            origin = upstream.plain if kind == "plain" else upstream.tls
             entered = _contenders(cores, origin, programs, only)
             work = [(turn, each) for turn in range(rounds) for each in connections]
             tick = watch(f"{kind} upstream", len(work) * len(entered))
             race.run(kind, entered, work, seconds, tick)
     _judge(report, slices)
-    report.grids += [_grid(slices, kind, connections) for kind in ("plain", "tls")]
+    report.grids += [_grid(slices, kind, connections) for kind in upstreams]
     if "kbctl" in only and "nginx" in programs:
-        _first_bytes(report, cores, programs["nginx"], rounds, firsts, watch)
+        _first_bytes(report, cores, programs["nginx"], rounds, firsts, quiet_s, watch)
     report.samples += [{"kind": "slice", **asdict(each)} for each in slices.all]
     spoiled = sum(each.others > _SPOILED for each in slices.all)
     if spoiled:
@@ -225,6 +230,7 @@ class _Race:
     upstream: Fixed
     report: Report
     slices: Slices
+    quiet_s: float
 
     def run(
         self,
@@ -243,7 +249,7 @@ class _Race:
                         if turn == 0 and each.name != "direct":
                             prove(running)
                         found = self._measure(kind, turn, each.name, running, connections, seconds)
-                        if found.others > _SPOILED:
+                        if found.others > _SPOILED and self.quiet_s:
                             again = self._measure(kind, turn, each.name, running, connections, seconds)
                             found = min(found, again, key=lambda found: found.others)
                     self.slices.all.append(found)
@@ -252,7 +258,7 @@ class _Race:
     def _measure(
         self, kind: str, turn: int, name: str, running: Running, connections: int, seconds: int
     ) -> Slice:
-        await_quiet(self.cores.measured, _QUIET_WITHIN_S)
+        await_quiet(self.cores.measured, self.quiet_s)
         with self.cores.pinned(self.cores.rest):
             self.load.warm(running.url, running.key, connections)
             heard = self.upstream.heard()
@@ -420,7 +426,9 @@ def _grid(slices: Slices, upstream: str, connections: Sequence[int]) -> Grid:
     return Grid(f"calls/s, {upstream} upstream (medians)", columns, rows)
 
 
-def _first_bytes(report: Report, cores: Cores, nginx: str, rounds: int, times: int, watch: Watch) -> None:
+def _first_bytes(
+    report: Report, cores: Cores, nginx: str, rounds: int, times: int, quiet_s: float, watch: Watch
+) -> None:
     """Time the first byte of streams: directly, through nginx and through the daemon, in turns."""
     secret = streams.SECRETS["openai"]
     with entered_on(cores, cores.rest, streams.vendor) as port, ExitStack() as stack:
@@ -431,7 +439,7 @@ def _first_bytes(report: Report, cores: Cores, nginx: str, rounds: int, times: i
         tick = watch("first bytes of streams", rounds)
         ratios = []
         for turn in range(rounds):
-            await_quiet(cores.measured, _QUIET_WITHIN_S)
+            await_quiet(cores.measured, quiet_s)
             with cores.pinned(cores.rest):
                 took = streams.time_firsts(ways, times)
             middle = {way: percentile(sorted(each), 0.5) for way, each in took.items()}
