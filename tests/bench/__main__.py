@@ -8,6 +8,7 @@ or a floor was missed, with 2 when something that it needs is not installed.
 import argparse
 import json
 import os
+import signal
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -89,6 +90,7 @@ _COMMANDS = {
 
 def main() -> int:
     """Run one command."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what was started is stopped then, too
     parser = argparse.ArgumentParser(
         prog="python -m tests.bench",
         description=__doc__,
