@@ -24,6 +24,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from itertools import islice
 from typing import Any, TypeVar
 from weakref import WeakValueDictionary
@@ -33,7 +34,7 @@ import msgspec
 from kbctld.boot import boot_id, boot_ns
 from kbctld.core.clock import Clock, rfc3339
 from kbctld.core.cost import Remembered
-from kbctld.core.entry import EntryError, read_entry
+from kbctld.core.entry import Entries, EntryError, read_entries
 from kbctld.core.grant import Grant, label_matches
 from kbctld.core.ledger import (
     NS_PER_DAY,
@@ -89,6 +90,8 @@ IDLE_KEPT = 20_000
 """So many keys stay in memory however long nobody uses them."""
 _IDLE_NS = 15 * 60 * 10**9
 _LOOKED_AT_ONCE = 1000
+_LISTS_KEPT = 256
+_NO_ENTRIES = Entries()
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,6 +188,8 @@ class Vault:
         self._wall_ns = wall_ns
         self._tick_ns = tick_ns
         self._names = _Names()
+        # The keys of a policy, and a key with all that come from it, have their lists in common.
+        self._entries = lru_cache(_LISTS_KEPT)(lambda texts: read_entries(texts, vendors.values()))
         self._boot_ns = boot_ns
         self._boot = boot_id() if boot is None else boot
         self._clock = Clock(0)
@@ -1033,7 +1038,7 @@ class Vault:
             scopes=(scope, *above, *(() if tenant is None else (tenant,))),
             vendors=(),
             allow=None,
-            deny=(),
+            deny=_NO_ENTRIES,
             rules=(),
             loop=None,
             stamp=False,
@@ -1057,8 +1062,8 @@ class Vault:
         """
         # Of any vendor: a policy or a parent may name operations of more than this key reaches.
         vendors = list(self.vendors.values())
-        allow = None if limits.allow is None else tuple(read_entry(text, vendors) for text in limits.allow)
-        deny = tuple(read_entry(text, vendors) for text in limits.deny)
+        allow = None if limits.allow is None else self._entries(limits.allow)
+        deny = self._entries(limits.deny)
         rules = tuple(read_rule(text, vendors) for text in limits.rules)
         grant.vendors, grant.allow, grant.deny, grant.rules = limits.vendors or (), allow, deny, rules
         grant.stamp, grant.loop, grant.duplicates = limits.stamp, limits.loop, limits.duplicates

@@ -6,7 +6,7 @@ from fractions import Fraction
 from typing import Any
 
 from kbctld.core.cost import Remembered
-from kbctld.core.entry import read_entry
+from kbctld.core.entry import read_entries
 from kbctld.core.form import Form, read_form
 from kbctld.core.grant import Grant
 from kbctld.core.ledger import NS_PER_DAY, Account, Ledger, Scope
@@ -241,8 +241,8 @@ def grant(
         loop=None,
         stamp=False,
         policy=None,
-        allow=None if allow is None else tuple(read_entry(text, [vendor]) for text in allow),
-        deny=tuple(read_entry(text, [vendor]) for text in deny),
+        allow=None if allow is None else read_entries(allow, [vendor]),
+        deny=read_entries(deny, [vendor]),
         label=label,
         tenant=None,
         metadata={},

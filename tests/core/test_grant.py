@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kbctld.core.entry import EntryError, read_entry
+from kbctld.core.entry import EntryError, read_entries, read_entry
 from kbctld.core.grant import label_matches, label_segments, nobodys
 from tests.core.support import NOW, USD, VENDOR, access, grant, scope
 
@@ -70,6 +70,51 @@ def test_a_privileged_operation_is_allowed_only_when_spelt_out(entry: str, yes: 
     """No star of an allow list reaches what mints credentials; in a deny list it does."""
     assert allows(entry, "POST /v1/keys/k_1") is yes
     assert covers(entry, "POST /v1/keys/k_1")
+
+
+_SEGMENTS = st.sampled_from(["v1", "payments", "keys", "k_1", "*", "customers"])
+_PATHS = st.lists(_SEGMENTS, min_size=1, max_size=5).map(lambda names: f"/{'/'.join(names)}")
+_LINES = st.one_of(
+    st.sampled_from(["payments.create", "keys.update"]),
+    st.builds(
+        lambda method, path, end: f"{method} {path}{end}",
+        st.sampled_from(["GET", "POST"]),
+        _PATHS,
+        st.sampled_from(["", "/", "/*"]),
+    ),
+)
+
+
+@given(
+    lines=st.lists(_LINES, max_size=12),
+    method=st.sampled_from(["GET", "POST", "DELETE"]),
+    names=st.lists(_SEGMENTS, min_size=1, max_size=5),
+    end=st.sampled_from(["", "/"]),
+    operation=st.sampled_from([None, "payments.create", "keys.update"]),
+)
+def test_a_list_says_what_its_lines_say_one_by_one(
+    lines: list[str], method: str, names: list[str], end: str, operation: str | None
+) -> None:
+    """Asking only those that can speak of a call changes nothing, nor which of them comes first."""
+    listed = read_entries(lines, [VENDOR])
+    known = None if operation is None else VENDOR.operations[operation]
+    call = (known, method, f"/{'/'.join(names)}{end}", tuple(names))
+    assert listed.covering(*call) == next((entry for entry in listed if entry.covers(*call)), None)
+    assert listed.allowing(*call) is any(entry.allows(*call) for entry in listed)
+
+
+def test_of_a_long_list_hardly_any_line_is_asked() -> None:
+    """Two hundred lines cost what one does; a star is found beside the word that it stands for."""
+    lines = [f"GET /v1/{no}/{kind}" for no in range(66) for kind in ("a", "*", "b/*")]
+    listed = read_entries([*lines, "GET /v1/*/a", "GET /*", "payments.create"], [VENDOR])
+    near = listed._near(VENDOR.operations["payments.create"], "GET", ("v1", "7", "a"))
+    assert [entry.text for entry in near] == [
+        "GET /v1/7/a",
+        "GET /v1/7/*",
+        "GET /v1/*/a",
+        "GET /*",
+        "payments.create",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kbctld.core.duplicates import read_duplicates
-from kbctld.core.entry import read_entry
+from kbctld.core.entry import read_entries
 from kbctld.core.grant import Grant
 from kbctld.core.ledger import Ledger
 from kbctld.core.limits import ADDING, WIRE_NAMES, Limits, first_wider, merged, replaced, tightened
@@ -427,8 +427,8 @@ def key_of(limits: Limits) -> Grant:
         call_cap=limits.call_cap_nano,
         vendors=limits.vendors or (),
     )
-    key.allow = None if limits.allow is None else tuple(read_entry(text, BOTH) for text in limits.allow)
-    key.deny = tuple(read_entry(text, BOTH) for text in limits.deny)
+    key.allow = None if limits.allow is None else read_entries(limits.allow, BOTH)
+    key.deny = read_entries(limits.deny, BOTH)
     key.rules = tuple(read_rule(text, BOTH) for text in limits.rules)
     return key
 

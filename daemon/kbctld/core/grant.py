@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from kbctld.core.duplicates import Duplicates
-from kbctld.core.entry import Entry
+from kbctld.core.entry import Entries
 from kbctld.core.ledger import Scope
 from kbctld.core.pace import Loop
 from kbctld.core.rule import Rule
@@ -44,8 +44,8 @@ class Grant:
     scope: Scope
     scopes: tuple[Scope, ...]
     vendors: tuple[str, ...]
-    allow: tuple[Entry, ...] | None
-    deny: tuple[Entry, ...]
+    allow: Entries | None
+    deny: Entries
     rules: tuple[Rule, ...]
     loop: Loop | None
     stamp: bool
@@ -142,7 +142,7 @@ def nobodys(scope: Scope, vendor: str, credential: str | None = None) -> Grant:
         scopes=(scope,),
         vendors=(vendor,),
         allow=None,
-        deny=(),
+        deny=Entries(),
         rules=(),
         loop=None,
         stamp=False,

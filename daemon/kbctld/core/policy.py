@@ -297,16 +297,16 @@ _Call = tuple[Operation | None, str, str, tuple[str, ...]]
 
 
 def _endpoint(holder: Grant, grant: Grant, access: Access, call: _Call) -> Refusal | None:
-    for denied in holder.deny:
-        if denied.covers(*call):
-            return Refusal(
-                Code.ENDPOINT_NOT_ALLOWED,
-                f"{_whose(holder, grant)} denies {access.title}: {denied.text}",
-                "ask the operator for a key that allows it",
-                facts={"attempted": access.title},
-            )
+    denied = holder.deny.covering(*call) if holder.deny else None
+    if denied is not None:
+        return Refusal(
+            Code.ENDPOINT_NOT_ALLOWED,
+            f"{_whose(holder, grant)} denies {access.title}: {denied.text}",
+            "ask the operator for a key that allows it",
+            facts={"attempted": access.title},
+        )
     if holder.allow is not None:
-        if any(entry.allows(*call) for entry in holder.allow):
+        if holder.allow.allowing(*call):
             return None
         allowed = ", ".join(entry.text for entry in holder.allow[:5])
         who = _whose(holder, grant)
