@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from kbctld.core.money import NANO_MAX
 from kbctld.core.pace import Bucket, Loop, LoopGuard, Rate
 
 REPLAYS_MAX = 100_000
@@ -138,6 +139,15 @@ class Scope:
         """Nano-USD that still fit; None without a cap."""
         rooms = [room for room in (self.daily_room(day), self.total_room()) if room is not None]
         return min(rooms) if rooms else None
+
+    def fits(self, day: int, nano: int) -> bool:
+        """Whether so much may still be set aside."""
+        daily, account = self.daily_cap_nano, self.account
+        if daily is not None and account.used(day) + nano > daily:
+            return False
+        # Without a cap, what the journal can count is one.
+        total = NANO_MAX if self.total_cap_nano is None else self.total_cap_nano
+        return account.posted_total + account.held_total + nano <= total
 
     def daily_room(self, day: int) -> int | None:
         """Nano-USD that still fit today; below zero where a cap was lowered under what is used."""
@@ -269,8 +279,7 @@ class Ledger:
         day = day_of(now_ns)
         accounts = []
         for scope in scopes:
-            room = scope.room(day)
-            if nano and room is not None and nano > room:
+            if nano and not scope.fits(day, nano):
                 raise LedgerError("a hold was taken beyond its cap")
             accounts.append(scope.account)
         hold = Hold(

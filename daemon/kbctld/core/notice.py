@@ -5,10 +5,11 @@ caps that bind it.
 """
 
 from kbctld.core.grant import Grant
-from kbctld.core.ledger import day_of
+from kbctld.core.ledger import Scope, day_of
 from kbctld.core.money import say_usd
 
-_PERCENT = 80
+_LITTLE = 20
+"""Per cent of a cap."""
 
 
 def notice(grant: Grant, now_ns: int) -> str | None:
@@ -19,16 +20,21 @@ def notice(grant: Grant, now_ns: int) -> str | None:
     day = day_of(now_ns)
     near = list[tuple[int, str]]()
     for scope in grant.scopes:
-        for cap, left, name, until in (
-            (scope.daily_cap_nano, scope.daily_room(day), "daily", "; it resets at 00:00 UTC"),
-            (scope.total_cap_nano, scope.total_room(), "total", ", which does not reset"),
-        ):
-            if cap is None or left is None or left * 100 > cap * (100 - _PERCENT):
-                continue
-            left = max(left, 0)
-            near.append(
-                (left, f"{say_usd(left)} is left of the {say_usd(cap)} {name} cap of {scope.owner}{until}")
-            )
+        cap = scope.daily_cap_nano
+        if cap is not None:
+            left = cap - scope.account.used(day)
+            if left * 100 <= cap * _LITTLE:
+                near.append(_said(left, cap, "daily", scope, "; it resets at 00:00 UTC"))
+        cap = scope.total_cap_nano
+        if cap is not None:
+            left = cap - scope.account.used_total()
+            if left * 100 <= cap * _LITTLE:
+                near.append(_said(left, cap, "total", scope, ", which does not reset"))
     if not near:
         return None
     return f"kbctl: {min(near)[1]}".encode("ascii", "backslashreplace").decode("ascii")
+
+
+def _said(left: int, cap: int, name: str, scope: Scope, until: str) -> tuple[int, str]:
+    left = max(left, 0)
+    return left, f"{say_usd(left)} is left of the {say_usd(cap)} {name} cap of {scope.owner}{until}"

@@ -272,6 +272,17 @@ def _whose(holder: Grant, grant: Grant) -> str:
 def _stopped(grant: Grant, now_ns: int) -> Refusal | None:
     lineage = grant.lineage
     for holder in lineage:
+        ends_ns = holder.expires_ns
+        if (
+            holder.revoked_ns is not None
+            or holder.frozen
+            or holder.paused
+            or (ends_ns is not None and now_ns >= ends_ns)
+        ):
+            break
+    else:
+        return None
+    for holder in lineage:
         if holder.revoked_ns is not None:
             who = _whose(holder, grant)
             return Refusal(Code.KEY_REVOKED, f"{who} was revoked", "ask the operator for a new key")
@@ -548,16 +559,14 @@ def _call_caps(grant: Grant, access: Access, quote: Price) -> Refusal | None:
 def _caps(grant: Grant, access: Access, quote: Price, now_ns: int) -> Refusal | None:
     if quote.nano == 0:
         return None
-    day = day_of(now_ns)
-    for scope in grant.scopes:
+    day, nano = day_of(now_ns), quote.nano
+    full = [scope for scope in grant.scopes if not scope.fits(day, nano)]
+    for scope in full:
         cap = scope.daily_cap_nano
-        if cap is not None and scope.account.used(day) + quote.nano > cap:
+        if cap is not None and scope.account.used(day) + nano > cap:
             return _daily(scope, cap, access, quote, now_ns)
-    for scope in grant.scopes:
-        # Without a cap, what the journal can count is one.
-        cap = NANO_MAX if scope.total_cap_nano is None else scope.total_cap_nano
-        if scope.account.used_total() + quote.nano > cap:
-            return _total(scope, cap, access, quote)
+    for scope in full:
+        return _total(scope, access, quote)
     return None
 
 
@@ -580,8 +589,9 @@ def _daily(scope: Scope, cap: int, access: Access, quote: Price, now_ns: int) ->
     )
 
 
-def _total(scope: Scope, cap: int, access: Access, quote: Price) -> Refusal:
+def _total(scope: Scope, access: Access, quote: Price) -> Refusal:
     account = scope.account
+    cap = NANO_MAX if scope.total_cap_nano is None else scope.total_cap_nano
     return Refusal(
         Code.TOTAL_CAP_EXHAUSTED,
         f"{access.title} asks for {_asked(quote)} and the total cap of {scope.owner} is {say_usd(cap)},"
