@@ -1,7 +1,7 @@
 """Runs a test's coroutine on the loop that the daemon runs on, and fails on whatever it leaves behind."""
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 import uvloop
@@ -12,7 +12,12 @@ DEADLINE_S = 30.0
 """No test waits for longer: one that hangs fails and says where."""
 
 
-def run(main: Coroutine[Any, Any, T], *, deadline_s: float = DEADLINE_S) -> T:
+def run(
+    main: Coroutine[Any, Any, T],
+    *,
+    deadline_s: float = DEADLINE_S,
+    loop: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop,
+) -> T:
     """The coroutine's result, once nothing of it is left running and nothing failed unheard."""
     unheard: list[dict[str, Any]] = []
 
@@ -25,7 +30,7 @@ def run(main: Coroutine[Any, Any, T], *, deadline_s: float = DEADLINE_S) -> T:
                 await asyncio.sleep(0.001)
         return result
 
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+    with asyncio.Runner(loop_factory=loop) as runner:
         result = runner.run(watched())
     assert not unheard, unheard
     return result
