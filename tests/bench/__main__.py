@@ -24,6 +24,7 @@ from tests.bench import (
     everything,
     fairness,
     fsync,
+    growth,
     memory,
     proxy,
     revoke,
@@ -47,6 +48,7 @@ class Command:
 
 _OPTIONS: dict[str, dict[str, Any]] = {
     "keys": {"type": int, "metavar": "N", "help": "keys in the database"},
+    "rows": {"type": int, "metavar": "N", "help": "calls in the database"},
     "calls": {"type": int, "metavar": "N", "help": "calls that are made, or in the database"},
     "streams": {"type": int, "metavar": "N", "help": "streams at once"},
     "connections": {"type": int, "metavar": "N", "help": "that stay open and silent"},
@@ -78,6 +80,9 @@ _COMMANDS = {
     "memory": _command(memory.drill, "idle, with many keys, with many connections", "keys", "connections"),
     "cli": _command(cli.drill, "the command line over `python -c pass`", "rounds"),
     "audit": _command(audit.drill, "the newest 50 of ten million rows", "calls", "keys"),
+    "growth": _command(
+        growth.drill, "a call with very much in store over one with little", "keys", "rows", "rounds"
+    ),
     "revoke": _command(revoke.drill, "how soon a revocation is acknowledged", "keys", keys=1_000_000),
     "fairness": _command(fairness.drill, "a burst of one key beside another key", "keys", keys=1_000),
     "shares": _command(fairness.shared, "the same where the vendor's rate is shared", "keys", keys=1_000),

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from tests.bench import audit, cli, fairness, fsync, memory, proxy, revoke, soak, start, streams
+from tests.bench import audit, cli, fairness, fsync, growth, memory, proxy, revoke, soak, start, streams
 from tests.bench.machine import NotInstalledError
 from tests.bench.report import Report, Watch
 
@@ -23,6 +23,7 @@ def drill(watch: Watch, *, peers: Path | None = None) -> Report:
         partial(memory.drill, watch, keys=100_000),
         partial(cli.drill, watch, rounds=5),
         partial(audit.drill, watch, calls=500_000),
+        partial(growth.drill, watch, keys=50_000, rows=500_000, rounds=5),
         partial(revoke.drill, 50_000, watch, warm_s=1.0, singles=60, groups=5),
         partial(fairness.drill, 100, watch, burst=500, rounds=5, quiet_s=2.0),
         partial(fairness.shared, 100, watch),

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from tests.bench import audit, cli, fairness, fsync, memory, proxy, revoke, soak, start, streams
+from tests.bench import audit, cli, fairness, fsync, growth, memory, proxy, revoke, soak, start, streams
 from tests.bench.machine import NotInstalledError
 from tests.bench.proxy import Slice, Slices
 from tests.bench.report import Report, changes, percentile, unwatched
@@ -50,6 +50,12 @@ def test_memory_is_flat_while_agents_call() -> None:
 def test_a_start_over_many_calls_finds_what_is_asked_for() -> None:
     report = start.drill(2_000, unwatched, calls=50_000)
     assert not report.wrong
+
+
+def test_growth_is_measured_over_keys_that_work() -> None:
+    report = growth.drill(unwatched, keys=1_000, rows=5_000, rounds=1)
+    assert not report.wrong
+    assert len(report.scores) == 8
 
 
 def test_a_report_tells_how_far_its_bars_are_met(tmp_path: Path) -> None:
