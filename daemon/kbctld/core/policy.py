@@ -270,49 +270,46 @@ def _whose(holder: Grant, grant: Grant) -> str:
 
 
 def _stopped(grant: Grant, now_ns: int) -> Refusal | None:
-    lineage = grant.lineage
-    for holder in lineage:
-        ends_ns = holder.expires_ns
-        if (
-            holder.revoked_ns is not None
-            or holder.frozen
-            or holder.paused
-            or (ends_ns is not None and now_ns >= ends_ns)
-        ):
-            break
-    else:
+    stopped = [
+        holder
+        for holder in grant.lineage
+        if holder.revoked_ns is not None
+        or holder.frozen
+        or holder.paused
+        or (holder.expires_ns is not None and now_ns >= holder.expires_ns)
+    ]
+    if not stopped:
         return None
-    for holder in lineage:
+    for holder in stopped:
         if holder.revoked_ns is not None:
             who = _whose(holder, grant)
             return Refusal(Code.KEY_REVOKED, f"{who} was revoked", "ask the operator for a new key")
         if holder.frozen:
             who = _whose(holder, grant)
             return Refusal(Code.KEY_REVOKED, f"{who} was stopped: {holder.frozen}", "issue a new key")
-    for holder in lineage:
-        if holder.expires_ns is not None and now_ns >= holder.expires_ns:
+    for holder in stopped:
+        if holder.expired(now_ns):
             who = _whose(holder, grant)
             return Refusal(Code.KEY_EXPIRED, f"{who} has expired", "ask the operator for a new key")
-    for holder in lineage:
-        if holder.paused:
-            looped = holder.paused == LOOPED
-            return Refusal(
-                Code.LOOP_DETECTED if looped else Code.KEY_REVOKED,
-                f"{_whose(holder, grant)} is paused: {holder.paused}",
-                f"ask the operator to look, then to run: kbctl resume {holder.key_id}",
-            )
-    return None
+    paused = stopped[0]
+    looped = paused.paused == LOOPED
+    return Refusal(
+        Code.LOOP_DETECTED if looped else Code.KEY_REVOKED,
+        f"{_whose(paused, grant)} is paused: {paused.paused}",
+        f"ask the operator to look, then to run: kbctl resume {paused.key_id}",
+    )
 
 
 _Call = tuple[Operation | None, str, str, tuple[str, ...]]
 
 
 def _endpoint(holder: Grant, grant: Grant, access: Access, call: _Call) -> Refusal | None:
-    denied = holder.deny.covering(*call) if holder.deny else None
-    if denied is not None:
+    if holder.deny and (
+        denied := holder.deny.covering(access.operation, access.listed_method, access.target.segments)
+    ):
         return Refusal(
             Code.ENDPOINT_NOT_ALLOWED,
-            f"{_whose(holder, grant)} denies {access.title}: {denied.text}",
+            f"{_whose(holder, grant)} denies {access.title}: {denied[0].text}",
             "ask the operator for a key that allows it",
             facts={"attempted": access.title},
         )
