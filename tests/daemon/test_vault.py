@@ -266,6 +266,21 @@ def test_a_key_that_could_not_be_recorded_does_not_exist(folder: Path) -> None:
     run(main())
 
 
+def test_keys_with_the_same_list_have_it_in_common(folder: Path) -> None:
+    """It is read and laid out once, however many keys a policy or a parent gives it to."""
+
+    async def main() -> None:
+        lines = tuple(f"GET /v1/things/{number}" for number in range(200))
+        async with vault_in(folder) as vault:
+            one, two = await issue(vault, allow=lines), await issue(vault, allow=lines, deny=lines)
+            other = await issue(vault, allow=lines[1:])
+            assert one.allow is two.allow is two.deny
+            assert other.allow is not None
+            assert [entry.text for entry in other.allow] == list(lines[1:])
+
+    run(main())
+
+
 def test_a_key_with_an_entry_that_can_not_be_read_does_not_exist(folder: Path) -> None:
     """Nothing was recorded either."""
 
