@@ -26,6 +26,7 @@ from kbctld.core.policy import Permit, admit
 from kbctld.core.refusal import Code, Refusal
 from kbctld.core.vault_key import digest, mint
 from kbctld.core.vendor import Vendor
+from kbctld.store import database as databases
 from kbctld.store import queries
 from kbctld.store.anchor import Anchor, Height
 from kbctld.store.changes import limits_of_row
@@ -363,12 +364,12 @@ def test_D4_revoke_works_in_memory_when_nothing_is_recorded_any_more(
         async with vault_in(folder) as vault:
             grant = await issue(vault)
 
-            async def fail() -> None:
+            def fail(_connection: sqlite3.Connection) -> None:
                 error = sqlite3.OperationalError("disk I/O error")
                 error.sqlite_errorcode = sqlite3.SQLITE_IOERR_FSYNC
                 raise error
 
-            monkeypatch.setattr(vault.journal.database.writer, "commit", fail)
+            monkeypatch.setattr(databases, "commit", fail)
             with pytest.raises(JournalError):
                 await ask(vault, grant)
             monkeypatch.undo()

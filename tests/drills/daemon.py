@@ -21,8 +21,6 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
-import aiosqlite
-
 from kbctl.paths import Home
 from kbctld import app, vault
 from kbctld.app import App, Options, Reporter, run
@@ -30,6 +28,7 @@ from kbctld.core.policy import Permit
 from kbctld.http1.server import Request
 from kbctld.proxy.exchange import Plane
 from kbctld.proxy.upstream import Connection, Pool
+from kbctld.store import database
 from kbctld.store.anchor import Anchor
 from kbctld.store.journal import Journal
 from kbctld.vault import Vault
@@ -135,7 +134,7 @@ def arm(killer: Killer) -> None:
     _around(Plane, "handle", at("request-read"), None)
     _around(Vault, "authorize", at("before-hold"), held)
     _around(Journal, "_commit", queued, None)
-    _around(aiosqlite.Connection, "commit", at("before-commit"), at("after-commit"))
+    _around(database, "commit", at("before-commit"), at("after-commit"))
     _around(Anchor, "write", at("before-anchor"), at("after-anchor"))
     _around(Vault, "append", None, at("recorded"))
     _around(Pool, "connection", None, at("connected"))

@@ -193,6 +193,14 @@ class Connection:
             self._real.close()
 
 
+class _Database(Database):
+    """With a moment between the work and its commit, in which this process may end."""
+
+    async def write(self, work: Callable[[sqlite3.Connection], None]) -> None:
+        await self.writer._execute(work, self.writer)  # type: ignore[no-untyped-call]
+        await self.writer.commit()
+
+
 class _Anchor:
     """The file outside."""
 
@@ -246,7 +254,7 @@ class Life:
         height = Height(calls, changes)
         self.named, self.writer = calls, writer
         assert not height.lost_against(self.disk.anchor), "committed rows were lost"
-        return Database(
+        return _Database(
             Path("/tmp/simulated.db"),
             cast(aiosqlite.Connection, writer),
             cast(aiosqlite.Connection, reader),

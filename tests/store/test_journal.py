@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from kbctld.core.cost import Remembered
+from kbctld.store import database as databases
 from kbctld.store import journal as journals
 from kbctld.store.journal import FREE_BYTES_MIN, Journal, JournalError
 from kbctld.store.readers import TooSlowError
@@ -396,11 +397,11 @@ def test_D4_a_failed_commit_stops_everything_until_a_restart(
         async with journal_in(folder) as journal:
             await journal.append(call(0))
 
-            async def fail() -> None:
-                await asyncio.sleep(0.01)
+            def fail(_connection: sqlite3.Connection) -> None:
+                time.sleep(0.01)
                 raise error
 
-            monkeypatch.setattr(journal.database.writer, "commit", fail)
+            monkeypatch.setattr(databases, "commit", fail)
             first = asyncio.ensure_future(outcome_of(journal.append(call(1))))
             await asyncio.sleep(0.005)  # joins while the first is being written
             second = asyncio.ensure_future(outcome_of(journal.append(call(2))))
@@ -603,10 +604,10 @@ def test_A5_what_could_not_be_counted_is_counted_by_the_next(
         async with journal_in(folder) as journal:
             await flood(journal, 0, 1000)
 
-            async def fail() -> None:
+            def fail(_connection: sqlite3.Connection) -> None:
                 raise failing(sqlite3.SQLITE_FULL)
 
-            monkeypatch.setattr(journal.database.writer, "commit", fail)
+            monkeypatch.setattr(databases, "commit", fail)
             await flood(journal, 1000, 4)
             monkeypatch.undo()
             await flood(journal, 1004, 2)

@@ -69,12 +69,33 @@ class Database:
     def __post_init__(self) -> None:
         self.readers = Readers(self.path)
 
+    async def write(self, work: Callable[[sqlite3.Connection], None]) -> None:
+        """Do something in one transaction; returns when it is committed and synced.
+
+        One trip to the writer's thread, the commit included: each costs two wake-ups, and under load its
+        turn. With one agent, two trips were 8 % of the daemon's whole CPU time.
+
+        Raises:
+            Exception: whatever the work or the commit failed with; the transaction is still open then.
+        """
+        await in_one_go(self.writer, partial(_through, work))
+
     async def close(self) -> None:
         self.readers.end_all()
         # The writer last: the last connection to close checkpoints and removes the log.
         await self.reader.close()
         await self.writer.close()
         self.anchor.close()
+
+
+def _through(work: Callable[[sqlite3.Connection], None], connection: sqlite3.Connection) -> None:
+    work(connection)
+    commit(connection)
+
+
+def commit(connection: sqlite3.Connection) -> None:
+    """The moment from which it is there for good; in the writer's thread."""
+    connection.commit()
 
 
 async def in_one_go(connection: aiosqlite.Connection, work: Callable[[sqlite3.Connection], T]) -> T:
@@ -86,8 +107,7 @@ async def in_one_go(connection: aiosqlite.Connection, work: Callable[[sqlite3.Co
 async def mark_pending_unknown(database: Database) -> None:
     """Before the journal begins: whatever had not ended may have reached the vendor."""
     tip = replace(database.tip)
-    await in_one_go(database.writer, partial(chain.mark_pending_unknown, tip))
-    await database.writer.commit()
+    await database.write(partial(chain.mark_pending_unknown, tip))
     database.tip = tip
 
 

@@ -451,9 +451,7 @@ class Journal:
             if single or batch.work:
                 tip.catch_up(connection)
 
-        writer = self._database.writer
-        await in_one_go(writer, write)
-        await writer.commit()
+        await self._database.write(write)
         self._database.tip = tip
 
     async def _failed(self, batch: _Batch, error: Exception) -> None:
