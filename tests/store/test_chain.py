@@ -143,6 +143,48 @@ def test_a_batch_that_was_rolled_back_is_not_in_the_chain(folder: Path) -> None:
     assert [row["call_id"] for row in rows(folder)] == ["call_0", "call_2"]
 
 
+def test_a_number_given_anew_does_not_pass_for_the_call_that_had_it_first(folder: Path) -> None:
+    """What is known of a call without a look at its row ends with the transaction that recorded it."""
+
+    async def main() -> None:
+        async with journal_in(folder) as journal:
+            with locked(folder):
+                assert await outcome_of(journal.append(call(0))) is not None
+            refused = call(1, policy_check_result="rate_limited", outcome="refused", key_no=None)
+            await journal.refuse(refused)
+            for refused.folded in (1, 2):
+                journal.finish(refused)
+                await journal.barrier()
+
+    run(main())
+    assert one(folder, "SELECT count(*) FROM chain WHERE kind = 2 AND prior IS NOT NULL") == 2
+    assert verdict(folder) is None
+
+
+def test_only_a_first_outcome_is_written_without_a_look_at_the_row(folder: Path) -> None:
+    """And what says nothing new is no outcome, though nobody ended the call before."""
+    looks: list[str] = []
+
+    async def main() -> None:
+        async with journal_in(folder) as journal:
+            await journal.database.writer.set_trace_callback(
+                lambda sql: looks.append(sql) if "json_each" in sql else None
+            )
+            row = call(0)
+            await journal.append(row)
+            for outcome, looked in (("pending", 1), ("unknown", 1), ("unknown", 2), ("posted", 3)):
+                row.outcome = outcome
+                journal.finish(row)
+                await journal.barrier()
+                assert len(looks) == looked
+            await journal.database.writer.set_trace_callback(None)  # type: ignore[arg-type]
+
+    run(main())
+    assert one(folder, "SELECT count(*) FROM chain WHERE kind = 2") == 2
+    assert one(folder, "SELECT count(*) FROM chain WHERE prior IS NOT NULL AND was IS NULL") == 1
+    assert verdict(folder) is None
+
+
 def test_what_was_under_way_at_a_crash_becomes_unknown_in_the_chain(audit: Path, tmp_path: Path) -> None:
     """And the next start goes on where the chain ends."""
     from kbctld.store.anchor import Anchor, Height

@@ -23,7 +23,7 @@ import json
 import sqlite3
 import struct
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from typing import Any, Final
 
@@ -84,6 +84,7 @@ KEY: Final = (
 GAP: Final = ("first", "last", "link", "first_call", "last_call", "prune_no")
 
 _FIXED = len(CALL_FIXED)
+_OUTCOME = CALL_ENDING.index("outcome")
 _head = struct.Struct(">QBQQ").pack
 _sha256 = hashlib.sha256
 
@@ -135,6 +136,7 @@ class Tip:
         calls, changes, keys: the numbers of the last row of each that is in the chain.
         prunings: how many there were.
         database_id: of which database.
+        begun: calls that it recorded and that have no outcome yet: what stands there need not be read.
     """
 
     no: int
@@ -144,6 +146,11 @@ class Tip:
     keys: int
     prunings: int
     database_id: str
+    begun: set[int] = field(default_factory=set)
+
+    def copy(self) -> "Tip":
+        """One that a transaction can move, and that is thrown away where it fails."""
+        return replace(self, begun=set(self.begun))
 
     def add(self, kind: Kind, ref: int, row: bytes, prior: int | None = None) -> Event:
         """The event of one row; the end moves on to it."""
@@ -165,6 +172,7 @@ class Tip:
             if ending == beginning(fixed):
                 event = self.add(Kind.ATTEMPT, number, packed(fixed))
                 rows.append((*values, event[0], None))
+                self.begun.add(number)
             else:
                 event = self.add(Kind.WHOLE, number, packed(fixed) + packed(ending))
                 rows.append((*values, event[0], event[0]))
@@ -183,21 +191,27 @@ class Tip:
         said = {values[-1]: values[:-1] for values in endings}
         if not said:
             return
-        found = connection.execute(_ENDINGS_OF, (json.dumps(list(said)),)).fetchall()
-        standing = {row[0]: (row[1], row[2:]) for row in found}
+        # A first outcome is never what stood there, so nothing is read: 2 us of 22 a call, 13 for one alone.
+        first = {number for number, ending in said.items() if ending[_OUTCOME] != "pending"} & self.begun
+        self.begun -= first
+        standing = {} if len(first) == len(said) else _standing(connection, said.keys() - first)
         overtaken, events, finished = [], [], []
         for number, ending in said.items():
-            if number not in standing:
-                continue
-            prior, before = standing[number]
-            if before == ending:
-                continue
-            if prior is not None:
-                overtaken.append((packed(before), prior))
+            prior = None
+            if number not in first:
+                if number not in standing:
+                    continue
+                prior, before = standing[number]
+                if before == ending:
+                    continue
+                if prior is not None:
+                    overtaken.append((packed(before), prior))
+                self.begun.discard(number)
             event = self.add(Kind.OUTCOME, number, packed(ending), prior)
             events.append(event)
             finished.append((*ending, event[0], number))
-        connection.executemany(_OVERTAKEN, overtaken)
+        if overtaken:
+            connection.executemany(_OVERTAKEN, overtaken)
         connection.executemany(INSERT_EVENT, events)
         connection.executemany(_FINISH, finished)
 
@@ -223,6 +237,14 @@ class Tip:
 def named(columns: Iterable[str]) -> str:
     """Columns as SQL lists them."""
     return ", ".join(columns)
+
+
+def _standing(
+    connection: sqlite3.Connection, numbers: Iterable[int]
+) -> dict[int, tuple[int | None, tuple[Any, ...]]]:
+    """``number -> (the event that settles it, how it ended)`` as the rows say it now."""
+    found = connection.execute(_ENDINGS_OF, (json.dumps(list(numbers)),)).fetchall()
+    return {row[0]: (row[1], row[2:]) for row in found}
 
 
 def _marks(columns: Sequence[str], more: int = 0) -> str:

@@ -18,7 +18,7 @@ import shutil
 import sqlite3
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from importlib import resources
 from pathlib import Path
@@ -106,7 +106,7 @@ async def in_one_go(connection: aiosqlite.Connection, work: Callable[[sqlite3.Co
 
 async def mark_pending_unknown(database: Database) -> None:
     """Before the journal begins: whatever had not ended may have reached the vendor."""
-    tip = replace(database.tip)
+    tip = database.tip.copy()
     await database.write(partial(chain.mark_pending_unknown, tip))
     database.tip = tip
 

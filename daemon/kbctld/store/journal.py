@@ -18,7 +18,7 @@ import os
 import re
 import sqlite3
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from kbctld.core.cost import Remembered
@@ -433,7 +433,7 @@ class Journal:
         single = [statement for statement, _ in batch.changes]
         if single:
             single.append((_CHANGED, (len(single),)))
-        tip, corrected = replace(self._database.tip), dict(batch.corrected)
+        tip, corrected = self._database.tip.copy(), dict(batch.corrected)
 
         def write(connection: sqlite3.Connection) -> None:
             if inserted:
