@@ -7,6 +7,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from contextlib import closing
 from pathlib import Path
@@ -631,27 +632,35 @@ def test_D7_the_log_stays_short_though_somebody_always_reads(
         monkeypatch.setattr(journals, "LOG_BYTES", cut_at)
         longest = 0
         async with journal_in(folder) as journal:
-            over = False
 
-            async def report() -> None:
+            async def begin() -> tuple[threading.Event, asyncio.Future[None]]:
+                begun, ended = threading.Event(), threading.Event()
+
                 def read(connection: sqlite3.Connection) -> None:
                     cursor = connection.execute("SELECT * FROM call, meta")
                     cursor.fetchone()
-                    time.sleep(0.05)
+                    begun.set()
+                    ended.wait(30)
 
-                while not over:
-                    await journal.database.readers.run(read)
+                reading = asyncio.ensure_future(journal.database.readers.run(read))
+                while not begun.is_set() and journal._cutting is None:
+                    await asyncio.sleep(0.001)
+                return ended, reading
 
             await journal.append(call(0))
-            reports = [asyncio.ensure_future(report())]
-            await asyncio.sleep(0.025)
-            reports.append(asyncio.ensure_future(report()))
+            reports = [await begin(), await begin()]
             for number in range(1, 400):
                 await journal.append(call(number, metadata='"' + "x" * 9000 + '"'))
-                await asyncio.sleep(0.001)
                 longest = max(longest, (folder / "kbctl.db-wal").stat().st_size)
-            over = True
-            await asyncio.gather(*reports)
+                # A report lasts for so many rows and not for a time: on a busy machine it is a long one.
+                if number % 16 == 0:
+                    ended, reading = reports.pop(0)
+                    ended.set()
+                    await reading
+                    reports.append(await begin())
+            for ended, reading in reports:
+                ended.set()
+                await reading
         return longest
 
     naive = run(main(1 << 40))
