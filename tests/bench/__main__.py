@@ -31,6 +31,7 @@ from tests.bench import (
     soak,
     start,
     streams,
+    verify,
 )
 from tests.bench.machine import NotInstalledError
 from tests.bench.report import Report
@@ -89,6 +90,7 @@ _COMMANDS = {
     "streams": _command(streams.drill, "streams of events at once", "streams", streams=100),
     "soak": _command(soak.drill, "whether memory stays flat", "keys", "calls", keys=1_000),
     "start": _command(start.drill, "start over a large database", "keys", "calls", keys=1_000_000),
+    "verify": _command(verify.drill, "what the journal takes, and the walk of its chain", "calls"),
     "all": _command(everything.drill, "all of it in short, in one table", "peers"),
 }
 

@@ -4,7 +4,20 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from tests.bench import audit, cli, fairness, fsync, growth, memory, proxy, revoke, soak, start, streams
+from tests.bench import (
+    audit,
+    cli,
+    fairness,
+    fsync,
+    growth,
+    memory,
+    proxy,
+    revoke,
+    soak,
+    start,
+    streams,
+    verify,
+)
 from tests.bench.machine import NotInstalledError
 from tests.bench.report import Report, Watch
 
@@ -30,6 +43,7 @@ def drill(watch: Watch, *, peers: Path | None = None) -> Report:
         partial(streams.drill, 30, watch, events=1_000, firsts=50),
         partial(soak.drill, 100, watch, calls=30_000),
         partial(start.drill, 10_000, watch, calls=200_000),
+        partial(verify.drill, watch, calls=100_000),
     ]
     for each in short:
         try:

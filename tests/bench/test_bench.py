@@ -9,7 +9,20 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from tests.bench import audit, cli, fairness, fsync, growth, memory, proxy, revoke, soak, start, streams
+from tests.bench import (
+    audit,
+    cli,
+    fairness,
+    fsync,
+    growth,
+    memory,
+    proxy,
+    revoke,
+    soak,
+    start,
+    streams,
+    verify,
+)
 from tests.bench.machine import NotInstalledError
 from tests.bench.proxy import Slice, Slices
 from tests.bench.report import Report, changes, percentile, unwatched
@@ -56,6 +69,12 @@ def test_growth_is_measured_over_keys_that_work() -> None:
     report = growth.drill(unwatched, keys=1_000, rows=5_000, rounds=1)
     assert not report.wrong
     assert len(report.scores) == 8
+
+
+def test_a_walk_of_the_chain_looks_at_every_call_and_finds_what_was_altered() -> None:
+    report = verify.drill(unwatched, calls=2_000)
+    assert not report.wrong
+    assert [figure.name for figure in report.figures if figure.bar] == ["the walk", "the walk, a call"]
 
 
 def test_a_report_tells_how_far_its_bars_are_met(tmp_path: Path) -> None:
