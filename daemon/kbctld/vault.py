@@ -60,7 +60,7 @@ from kbctld.core.policy import Access, Permit, Request, authorize, plan
 from kbctld.core.refusal import Code, Refusal
 from kbctld.core.roster import Roster
 from kbctld.core.rule import RuleError, read_rule
-from kbctld.core.vault_key import ALPHABET, digest, mint, same
+from kbctld.core.vault_key import ALPHABET, base62, digest, mint, same
 from kbctld.core.vendor import Vendor
 from kbctld.prices import Prices
 from kbctld.store import changes, later, queries
@@ -269,7 +269,8 @@ class Vault:
 
     def new_row(self) -> CallRow:
         """An audit row for an attempt that begins now."""
-        return CallRow(f"call_{self._names.next(16)}", self.now_ns())
+        now_ns = self.now_ns()
+        return CallRow(self._names.of_call(now_ns // 1_000_000), now_ns)
 
     # --- finding keys ---------------------------------------------------------------------------
 
@@ -1182,6 +1183,19 @@ class _Names:
 
     def __init__(self) -> None:
         self._drawn = ""
+        self._ms = -1
+        self._moment = ""
+
+    def of_call(self, ms: int) -> str:
+        """The id of a call: its time in milliseconds, then at random.
+
+        Those that are recorded together then stand together where calls are found by their ids. At random
+        each call of a batch wrote a page of that index: 26 of its 42 pages, and over a million calls more
+        than half of the writer's CPU time.
+        """
+        if ms != self._ms:
+            self._ms, self._moment = ms, base62(ms % 62**7, 7)  # over a century
+        return f"call_{self._moment}{self.next(9)}"
 
     def next(self, digits: int) -> str:
         while len(self._drawn) < digits:

@@ -38,7 +38,7 @@ INSERT INTO call (no, call_id, ts_ns, key_no, vendor, operation, method, endpoin
     vendor_request_id, idempotency_key,
     request_digest, replay_digest, metadata, usage_after_nano, latency_us,
     upstream_us)
-SELECT no, 'call_' || lower(hex(randomblob(8))), :now_ns - (:calls - no) * 1000000000,
+SELECT no, 'call_' || printf('%08x', no) || lower(hex(randomblob(4))), :now_ns - (:calls - no) * 1000000000,
     no * 7919 % :keys + 1, 'stripe', 'payment_intents.create', 'POST', '/v1/payment_intents',
     CASE WHEN no % 50 THEN 10000000 ELSE 0 END, 10000000, 'usd', 1,
     CASE WHEN no % 50 THEN 200 ELSE 429 END,

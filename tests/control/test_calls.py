@@ -134,8 +134,9 @@ def test_a_call_is_named_by_its_id_or_the_beginning_of_it(folder: Path) -> None:
             grant = await issue(desk.vault)
             call_id, _ = await silent(desk.vault, grant)
             await silent(desk.vault, grant)
-            assert seen(await desk.sees("GET", f"/calls/{call_id[:12]}")).call_id == call_id
+            assert seen(await desk.sees("GET", f"/calls/{call_id[:18]}")).call_id == call_id
             for named, status, why in (
+                (call_id[:12], 400, "call_ambiguous"),  # of the same millisecond
                 ("call_", 404, "call_unknown"),
                 ("call_0", 404, "call_unknown"),
                 ("x", 404, "call_unknown"),

@@ -382,6 +382,16 @@ def test_D4_revoke_works_in_memory_when_nothing_is_recorded_any_more(
     run(main())
 
 
+def test_ids_of_calls_stand_in_the_order_of_their_times() -> None:
+    """Ids at random put each call of a batch into a page of its own: most of what a commit wrote."""
+    names = vaults._Names()
+    moments = [0, 1, 61, 62, 62**3, NOON // 10**6, NOON // 10**6 + 1, 62**7 - 1]
+    ids = [names.of_call(ms) for ms in moments for _ in range(3)]
+    assert [each[:12] for each in sorted(ids)] == [each[:12] for each in ids]
+    assert len(set(ids)) == len(ids)
+    assert {len(each) for each in [*ids, names.of_call(62**7), names.of_call(-1)]} == {len("call_") + 16}
+
+
 def test_a_revocation_overtakes_the_issue_that_it_ends(folder: Path) -> None:
     """`revoke --all` while a key is on its way to disk: it is born revoked."""
 
