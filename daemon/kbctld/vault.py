@@ -81,6 +81,7 @@ _OBJECTS_MAX = 100_000
 _RETRY_MEMORY_NS = 24 * 3_600_000_000_000
 _AT_ONCE = 2000
 _VIEWED_AT_ONCE = 100
+_HELD_AT_ONCE = 500
 _KEY_ID_LENGTH = 13
 _GROWN_MAX = 2000
 _COUNT_KEPT_S = 10.0
@@ -312,7 +313,7 @@ class Vault:
         found = []
         for turn, number in enumerate(numbers, start=1):
             if number in kept.keys:  # else its issue has failed meanwhile
-                found.append(self._stored(number, kept, keep=False))
+                found.append(self._stored(number, kept, None))
             if turn % _VIEWED_AT_ONCE == 0:
                 await asyncio.sleep(0)  # others are served meanwhile
         return found
@@ -421,18 +422,27 @@ class Vault:
 
     async def _enter(self, kept: Kept) -> None:
         """Take in keys that were read. Nobody else reads any meanwhile: each comes in once."""
+        holds: dict[int, list[Hold]] = {number: [] for number in kept.keys}
+        calls = ((number, call) for number, calls in kept.calls.items() for call in calls)
+        for turn, (number, call) in enumerate(calls, start=1):
+            holds[number].append(_stored_hold(number, call))
+            if turn % _HELD_AT_ONCE == 0:
+                await asyncio.sleep(0)  # others are served meanwhile: a busy key has thousands a day
         for turn, number in enumerate(kept.keys, start=1):
-            self._stored(number, kept, keep=True)
+            self._stored(number, kept, holds)
             if turn % _VIEWED_AT_ONCE == 0:
                 await asyncio.sleep(0)  # others are served meanwhile
 
-    def _stored(self, number: int, kept: Kept, *, keep: bool) -> Grant:
-        """The grant of a key that was read, entered with ``keep``; the living one where there is one."""
+    def _stored(self, number: int, kept: Kept, holds: Mapping[int, list[Hold]] | None) -> Grant:
+        """The grant of a key that was read, entered with its holds; the living one where there is one.
+
+        Without holds it is only to look at.
+        """
         known = self._roster.get(number)
         if known is not None:
             return known
         row = kept.keys[number]
-        parent = None if row["parent_no"] is None else self._stored(row["parent_no"], kept, keep=keep)
+        parent = None if row["parent_no"] is None else self._stored(row["parent_no"], kept, holds)
         limits = changes.limits_of_row(row)
         tenant = None if row["tenant"] is None else self._tenant(row["tenant"], kept)
         account = _stored_account(kept, row["key_id"])
@@ -458,11 +468,11 @@ class Vault:
             grant.scope.bucket = Bucket.empty_at(limits.rate, self._started_tick_ns)
         grant.expires_ns, grant.revoked_ns = row["expires_ns"], row["revoked_ns"]
         grant.frozen, grant.paused = row["frozen"] or grant.frozen, row["paused"]
-        if keep:
-            self._keep(grant, kept.calls[number])
+        if holds is not None:
+            self._keep(grant, holds[number])
         return grant
 
-    def _keep(self, grant: Grant, calls: Iterable[Mapping[str, Any]]) -> None:
+    def _keep(self, grant: Grant, holds: Iterable[Hold]) -> None:
         now_ns = self.now_ns()
         for selection, caught in self._revoking.items():
             if grant.revoked_ns is None and selection.stops(grant, now_ns):
@@ -471,8 +481,9 @@ class Vault:
         grant.used_ns = self._tick_ns()
         self._roster.add(grant)
         self._grown()
-        for call in calls:
-            hold = _stored_hold(call, grant)
+        accounts = tuple(scope.account for scope in grant.scopes)
+        for hold in holds:
+            hold.accounts = accounts
             if hold.outcome is Outcome.POSTED:
                 self.ledger.restore_replay(hold)
             else:
@@ -1129,8 +1140,9 @@ def _stored_account(kept: Kept, scope: str) -> Account:
     return account
 
 
-def _stored_hold(row: Mapping[str, Any], grant: Grant) -> Hold:
-    call = CallRow(row["call_id"], row["ts_ns"], key_no=grant.no)
+def _stored_hold(key_no: int, row: Mapping[str, Any]) -> Hold:
+    """A hold as its row tells it; in no account yet."""
+    call = CallRow(row["call_id"], row["ts_ns"], key_no=key_no)
     call.no, call.amount_nano = row["no"], row["amount_nano"]
     # What it says of its end already stays, when a retry ends it otherwise.
     call.status, call.reason, call.vendor_request_id = row["status"], row["reason"], row["vendor_request_id"]
@@ -1139,7 +1151,7 @@ def _stored_hold(row: Mapping[str, Any], grant: Grant) -> Hold:
     return Hold(
         row=call,
         call_id=call.call_id,
-        accounts=tuple(scope.account for scope in grant.scopes),
+        accounts=(),
         day=day_of(call.ts_ns),
         nano=call.amount_nano,
         request=row["request_digest"] or b"",

@@ -182,6 +182,40 @@ def test_law_3_a_call_that_had_not_ended_stays_held_over_days_and_restarts(folde
     assert stored(folder, "SELECT outcome, amount_nano FROM call") == [("unknown", 50 * USD)]
 
 
+def test_a_busy_key_that_is_read_in_keeps_nobody_waiting(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its calls of a day are taken in by parts: between two of them the loop serves others."""
+    at_once: list[int] = []
+    real, count = vaults._stored_hold, 1200
+
+    def counted(key_no: int, row: Mapping[str, Any]) -> Any:
+        at_once[-1] += 1
+        return real(key_no, row)
+
+    async def others() -> None:
+        while True:
+            at_once.append(0)
+            await asyncio.sleep(0)
+
+    async def main() -> None:
+        async with vault_in(folder) as vault:
+            grant = await issue(vault)
+            made = await asyncio.gather(*(allowed(vault, grant, 1, replay=b"%d" % n) for n in range(count)))
+            for _, permit in made:
+                vault.settle(grant, permit.attempt, Verdict.POSTED)
+        monkeypatch.setattr(vaults, "_stored_hold", counted)
+        other = asyncio.create_task(others())
+        await asyncio.sleep(0)
+        async with vault_in(folder) as vault:
+            assert len(replays(vault)) == count
+        other.cancel()
+
+    run(main())
+    assert sum(at_once) == count
+    assert max(at_once) <= 500
+
+
 def test_law_12_a_retry_after_a_restart_shares_the_hold_and_ends_it(folder: Path) -> None:
     """One hold, one spend; what the first row said of its end is kept."""
     clock = Clock()
