@@ -1,11 +1,11 @@
 """What a call can cost at most: read before it leaves, or refused."""
 
-from dataclasses import replace
 from fractions import Fraction
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from kbctld.core.cost import FREE, Price, Remembered, objects_needed, price
 from kbctld.core.document import read_document

@@ -6,10 +6,10 @@ of the key must list. What stands where an account's id belongs is one, whatever
 """
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Annotated
 
-from msgspec import Meta, Struct
+from msgspec import Meta, Struct, structs
 
 from kbctld.core.refusal import Code, Refusal
 from kbctld.core.target import Target
@@ -73,7 +73,7 @@ def find_account(table: AccountTable, target: Target, own: str) -> Acting | Refu
     if len(strangers) > 1:
         return Refusal(Code.AMBIGUOUS_REQUEST, "the request names two accounts of the vendor", "name one")
     path = "/" + "/".join(segments) + ("/" if target.path.endswith("/") else "")
-    settled = replace(target, path=path, segments=tuple(segments))
+    settled = structs.replace(target, path=path, segments=tuple(segments))
     return Acting(settled, own if own in found else None, next(iter(strangers), None))
 
 

@@ -6,8 +6,10 @@ the vendor can take for the request as sent. A new kind of cost is one function 
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from typing import assert_never
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from kbctld.core import counted, tokens
 from kbctld.core.body import Body
@@ -37,8 +39,7 @@ from kbctld.core.tariff import Tariff, UntoldError
 from kbctld.core.tokens import TokenPrice
 
 
-@dataclass(frozen=True, slots=True)
-class Remembered:
+class Remembered(Struct, frozen=True):
     """What an object of the vendor has been counted at when it was made.
 
     Attributes:
@@ -52,8 +53,7 @@ class Remembered:
     currency: str
 
 
-@dataclass(frozen=True, slots=True)
-class Price:
+class Price(Struct, frozen=True):
     """The most that a call can take.
 
     Attributes:

@@ -7,12 +7,13 @@ as ambiguous, never repaired.
 """
 
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from urllib.parse import unquote_to_bytes
 
 import msgspec
+from msgspec import Struct
+from msgspec.structs import force_setattr
 
 FIELDS_MAX = 1_000
 """Far above what an SDK sends (metadata is 50 keys); bounds the work of one request."""
@@ -30,22 +31,17 @@ class FormError(ValueError):
     """Bytes that are not a form at all."""
 
 
-@dataclass(frozen=True, slots=True)
-class Form:
+class Form(Struct, frozen=True):
     """The fields in the order sent, names and values decoded."""
 
     pairs: tuple[tuple[str, str], ...]
     has_semicolon: bool
     """A raw ``;`` stands in the text: some parsers split fields there."""
-    _seen: dict[str, list[int]] = field(init=False, repr=False, compare=False)
-    """Where the laxest readers see a name, folded: places in ``pairs``."""
+    _seen: Mapping[str, Sequence[int]] = {}
+    """Where the laxest readers see a name, folded: places in ``pairs``. Follows from these."""
 
     def __post_init__(self) -> None:
-        seen: dict[str, list[int]] = {}
-        for place, (key, _) in enumerate(self.pairs):
-            for name in _names(key):
-                seen.setdefault(name, []).append(place)
-        object.__setattr__(self, "_seen", seen)
+        force_setattr(self, "_seen", _index(tuple([key for key, _ in self.pairs])))
 
     def one(self, name: str) -> str | None:
         """The value of a field that decides something; None where it is absent.
@@ -129,6 +125,8 @@ class Form:
 
         Of a path, whatever could be its first name.
         """
+        if not self.pairs:
+            return None
         for name in names:
             root = name.partition(".")[0]
             if _fold(root) in self._seen or (self.has_semicolon and self._mentions(root)):
@@ -150,9 +148,10 @@ class Form:
     def object(self, name: str) -> dict[str, str]:
         """``name[key]=value`` fields as a flat mapping; later ones win. For records, never for decisions."""
         found = {}
+        before = name + "["
         for key, value in self.pairs:
-            if key.startswith(name + "[") and key.endswith("]"):
-                found[key[len(name) + 1 : -1]] = value
+            if key.startswith(before) and key.endswith("]"):
+                found[key[len(before) : -1]] = value
         return found
 
 
@@ -174,24 +173,29 @@ def read_form(raw: bytes) -> Form:
     if _BROKEN_ESCAPE.search(raw):
         raise FormError("a form holds a % that starts no escape")
     pairs = []
-    for piece in pieces:
-        name, _, value = piece.partition(b"=")
-        try:
-            pairs.append((_name(name) if len(name) <= _SHORT else _read_name(name), _decode(value)))
-        except UnicodeDecodeError:
-            raise FormError("a form is UTF-8") from None
+    try:
+        for piece in pieces:
+            name, _, value = piece.partition(b"=")
+            pairs.append(
+                (
+                    _name(name) if len(name) <= _SHORT else _read_name(name),
+                    _decode(value) if b"%" in value or b"+" in value else value.decode("utf-8"),
+                )
+            )
+    except UnicodeDecodeError:
+        raise FormError("a form is UTF-8") from None
     return Form(tuple(pairs), has_semicolon=b";" in raw)
 
 
 def _decode(raw: bytes) -> str:
-    if b"%" in raw or b"+" in raw:
-        raw = unquote_to_bytes(raw.replace(b"+", b" "))
-    return raw.decode("utf-8")
+    raw = raw.replace(b"+", b" ")
+    return (unquote_to_bytes(raw) if b"%" in raw else raw).decode("utf-8")
 
 
 # Names come again and again; what they mean is worked out once. Long ones are not kept.
 _SHORT = 64
 _KEPT = 4096
+_FEW = 16
 
 
 def _read_name(raw: bytes) -> str:
@@ -227,6 +231,25 @@ _names_short = lru_cache(_KEPT)(_names_of)
 
 def _names(key: str) -> tuple[str, ...]:
     return _names_short(key) if len(key) <= _SHORT else _names_of(key)
+
+
+def _index_of(keys: tuple[str, ...]) -> Mapping[str, Sequence[int]]:
+    """Where the laxest readers see each name, folded."""
+    seen: dict[str, list[int]] = {}
+    for place, key in enumerate(keys):
+        for name in _names(key):
+            seen.setdefault(name, []).append(place)
+    return seen
+
+
+# An agent's calls have the same few names in the same order. What is kept is bounded as that of names is.
+_index_short = lru_cache(_KEPT // _FEW)(_index_of)
+
+
+def _index(keys: tuple[str, ...]) -> Mapping[str, Sequence[int]]:
+    return (
+        _index_short(keys) if len(keys) <= _FEW and len("".join(keys)) <= _FEW * _SHORT else _index_of(keys)
+    )
 
 
 EMPTY = Form((), has_semicolon=False)

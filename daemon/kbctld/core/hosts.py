@@ -6,10 +6,10 @@ other host's with its label in front (``/verify/v2/Services``). It is matched, r
 """
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Annotated
 
-from msgspec import Meta, Struct
+from msgspec import Meta, Struct, structs
 
 from kbctld.core.refusal import Code, Refusal
 from kbctld.core.target import Arrived
@@ -73,15 +73,15 @@ class Hosts:
         if arrived.prefix is not None and path.startswith("//"):
             path = path[1:]  # a base URL that ended with a slash
         if path.startswith(self.roots):
-            return replace(arrived, path=path)
+            return structs.replace(arrived, path=path)
         first, _, rest = path[1:].partition("/")
         domain = self.table.template.partition("{label}")[2]
         label = first.removesuffix(domain)
         if label in self.table.labels:
             if label != self.table.default:
-                return replace(arrived, path=f"/{label}/{rest}")
+                return structs.replace(arrived, path=f"/{label}/{rest}")
             if f"/{rest}".startswith(self.roots):
-                return replace(arrived, path=f"/{rest}")
+                return structs.replace(arrived, path=f"/{rest}")
             starts = " or ".join(self.roots)
             return Refusal(Code.ENDPOINT_NOT_ALLOWED, f"paths of the host {label} start with {starts}")
         if _VERSION.match(first):

@@ -18,6 +18,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from msgspec import Struct
+
 from kbctld.core.money import NANO_MAX
 from kbctld.core.pace import Bucket, Loop, LoopGuard, Rate
 
@@ -221,8 +223,7 @@ class Attempt:
     settled: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
+class Change(Struct, frozen=True):
     """What a settlement does to one audit row."""
 
     row: Any

@@ -6,9 +6,11 @@ checks is the documented precedence of the codes.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any, TypeAlias
+
+from msgspec import Struct
 
 from kbctld.core.body import Body
 from kbctld.core.clock import rfc3339
@@ -45,8 +47,7 @@ LOOPED = "it sent the same request over and over"
 """Why a key is paused whose loop guard tripped."""
 
 
-@dataclass(frozen=True, slots=True)
-class Access:
+class Access(Struct, frozen=True):
     """What is attempted.
 
     Attributes:
@@ -84,8 +85,7 @@ class Access:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(Struct, frozen=True):
     """The parts of an access that stand in its body and headers.
 
     Attributes:
@@ -109,8 +109,7 @@ class Request:
     looked_up: Found | Missed | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Repetition:
+class Repetition(Struct, frozen=True):
     """That a call asks for what an earlier one has asked for, which was done or may have been.
 
     Attributes:
@@ -124,8 +123,7 @@ class Repetition:
     holder: Grant | None
 
 
-@dataclass(frozen=True, slots=True)
-class Permit:
+class Permit(Struct, frozen=True):
     """The call may leave once its row is durable."""
 
     attempt: Attempt

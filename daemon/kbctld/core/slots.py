@@ -9,15 +9,15 @@ a real secret.
 import base64
 import binascii
 from collections.abc import Iterable
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from kbctld.core.refusal import Code, Refusal
 from kbctld.core.vault_key import PREFIX, is_well_formed
 from kbctld.core.vendor_file import AuthScheme
 
 
-@dataclass(frozen=True, slots=True)
-class Shown:
+class Shown(Struct, frozen=True):
     """A vault key, and where it stood."""
 
     key: str

@@ -8,8 +8,9 @@ to put in front when they join a base URL and a path (``Vendor.joins``).
 """
 
 import re
-from dataclasses import dataclass
 from functools import lru_cache
+
+from msgspec import Struct
 
 from kbctld.core.form import Form, FormError, read_form
 from kbctld.core.refusal import Code, Refusal
@@ -24,8 +25,7 @@ _ESCAPED_PLUS = re.compile(r"/%2[Bb](?=[0-9]+(?:/|$))")
 _QUERY = re.compile(r"[A-Za-z0-9._~!$'()*+,:@/?&=%\[\]-]*", re.ASCII)
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
+class Target(Struct, frozen=True):
     """What the vendor is asked for.
 
     Attributes:
@@ -45,8 +45,7 @@ class Target:
         return f"{self.path}?{self.query}" if self.query else self.path
 
 
-@dataclass(frozen=True, slots=True)
-class Arrived:
+class Arrived(Struct, frozen=True):
     """A target that passed the grammar but is not yet tied to a vendor."""
 
     prefix: str | None

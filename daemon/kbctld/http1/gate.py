@@ -9,9 +9,9 @@ RFC 9112 (message syntax) and RFC 9110 (fields) are the rules; the comments name
 """
 
 import re
-from dataclasses import dataclass
 
 import httptools
+from msgspec import Struct
 
 HEAD_BYTES_MAX = 32 * 1024
 LINE_BYTES_MAX = 8 * 1024
@@ -53,8 +53,7 @@ class BadHead(Exception):  # noqa: N818 - it is what arrived, not a failure of o
         self.sentence = sentence
 
 
-@dataclass(frozen=True, slots=True)
-class Head:
+class Head(Struct, frozen=True):
     """A request head that passed.
 
     Attributes:

@@ -8,10 +8,10 @@ key, vendor, endpoint and credential are good.
 import hashlib
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from urllib.parse import urlencode
 
 import msgspec
+from msgspec import Struct
 
 from kbctld.core import body as bodies
 from kbctld.core.account import Acting, find_account
@@ -287,8 +287,7 @@ def _find_vendor(vendors: Mapping[str, Vendor], grant: Grant, arrived: Arrived) 
     )
 
 
-@dataclass(frozen=True, slots=True)
-class MediaType:
+class MediaType(Struct, frozen=True):
     """What ``Content-Type`` says of a body."""
 
     kind: bytes

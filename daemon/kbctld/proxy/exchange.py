@@ -7,7 +7,9 @@ by what was proved.
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+
+from msgspec import structs
 
 from kbctld.core.grant import Grant
 from kbctld.core.idempotency import namespaced
@@ -444,7 +446,7 @@ class Plane:
             label, path = vendor.hosts.split(target.path)
             pool = self.pools.get(f"{vendor.name}/{label}")
             if pool is not None:
-                return pool, replace(access, target=replace(target, path=path))
+                return pool, structs.replace(access, target=structs.replace(target, path=path))
         return self.pools[vendor.name], access
 
     def kept_apart(self, grant: Grant, vendor: Vendor, fields: Fields) -> Fields:

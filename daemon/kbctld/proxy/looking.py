@@ -5,8 +5,9 @@ its bounded time within its call's. What holds for every read of ours is in ``ou
 """
 
 import asyncio
-from dataclasses import replace
 from typing import TYPE_CHECKING
+
+from msgspec import structs
 
 from kbctld.core.grant import Grant
 from kbctld.core.ledger import day_of
@@ -40,7 +41,9 @@ async def look_up(
     if plan is None:
         return asked
     operation, parameters = access.vendor.match("GET", plan.target.path, plan.target.segments)
-    reads = replace(access, method="GET", target=plan.target, operation=operation, parameters=parameters)
+    reads = structs.replace(
+        access, method="GET", target=plan.target, operation=operation, parameters=parameters
+    )
     row = _row(plane, call, grant, reads)
     try:
         async with recorded(plane, row):
@@ -48,7 +51,7 @@ async def look_up(
     except JournalError as error:
         why = f"a look-up can't be recorded: {error}"
         raise Refused(Refusal(Code.AUDIT_UNAVAILABLE, why, "kbctl status")) from None
-    return replace(asked, looked_up=found)
+    return structs.replace(asked, looked_up=found)
 
 
 def _row(plane: "Plane", call: Call, grant: Grant, reads: Access) -> CallRow:
