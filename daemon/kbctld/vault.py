@@ -827,7 +827,7 @@ class Vault:
             if verdict.repetition is not None:
                 row.duplicate_of = verdict.repetition.earlier.call_id
                 row.reason = f"{Code.SUSPECTED_DUPLICATE}: {verdict.repetition.sentence}"
-            row.scopes = tuple(scope.name for scope in grant.scopes)
+            row.scopes = tuple([scope.name for scope in grant.scopes])
             row.trace = _trace(access, request, verdict)
             if request.replay is not None:
                 self._grown()  # it stays for as long as it may be retried
@@ -1112,6 +1112,8 @@ def _trace(access: Access, request: Request, permit: Permit) -> Trace | None:
     if listing is not None and operation is not None and operation.record is not None:
         path = list_path(listing, access.parameters)
         found = content(listing, operation.record, path, request.form)
+    if found is None and not access.accounts:
+        return None
     accounts = {name: value for name, value in access.accounts.items() if name in vendor.account_headers}
     if found is None and not accounts:
         return None

@@ -74,6 +74,15 @@ class Verdict(StrEnum):
     """Bytes left and nothing definite came back."""
 
 
+_OWN = {
+    Verdict.POSTED: Outcome.POSTED,
+    Verdict.REFUSED: Outcome.VOIDED,
+    Verdict.UNSENT: Outcome.VOIDED,
+    Verdict.SILENT: Outcome.UNKNOWN,
+}
+"""What becomes of a retry's own row."""
+
+
 @dataclass(slots=True)
 class Account:
     """The balances of one scope, nano-USD."""
@@ -321,13 +330,7 @@ class Ledger:
             hold.silent = True
         elif replayed:
             hold.silent = False
-        own = {
-            Verdict.POSTED: Outcome.POSTED,
-            Verdict.REFUSED: Outcome.VOIDED,
-            Verdict.UNSENT: Outcome.VOIDED,
-            Verdict.SILENT: Outcome.UNKNOWN,
-        }[verdict]
-        changes = [Change(attempt.row, own, 0)] if attempt.is_retry else []
+        changes = [Change(attempt.row, _OWN[verdict], 0)] if attempt.is_retry else []
         if hold.outcome is Outcome.POSTED:
             return changes
         if verdict is Verdict.POSTED:

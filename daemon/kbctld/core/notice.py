@@ -18,7 +18,7 @@ def notice(grant: Grant, now_ns: int) -> str | None:
     In ASCII, whatever a tenant is called; None while no cap is that far.
     """
     day = day_of(now_ns)
-    near = list[tuple[int, str]]()
+    near: list[tuple[int, str]] = []
     for scope in grant.scopes:
         cap = scope.daily_cap_nano
         if cap is not None:

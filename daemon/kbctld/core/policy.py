@@ -145,7 +145,8 @@ def admit(grant: Grant | None, access: Access | None, now_ns: int) -> Refusal | 
     refusal = _stopped(grant, now_ns)
     if refusal is not None or access is None:
         return refusal
-    for holder in grant.lineage:
+    lineage = grant.lineage
+    for holder in lineage:
         if access.vendor.name not in holder.vendors:
             return Refusal(
                 Code.VENDOR_NOT_ALLOWED,
@@ -153,12 +154,12 @@ def admit(grant: Grant | None, access: Access | None, now_ns: int) -> Refusal | 
                 "issue --vendor",
             )
     call = (access.operation, access.listed_method, access.target.path, access.target.segments)
-    for holder in grant.lineage:
+    for holder in lineage:
         refusal = _endpoint(holder, grant, access, call)
         if refusal is not None:
             return refusal
     if access.accounts:
-        for holder in grant.lineage:
+        for holder in lineage:
             refusal = _account(holder, grant, access, call)
             if refusal is not None:
                 return refusal

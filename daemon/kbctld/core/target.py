@@ -111,17 +111,25 @@ def settle_target(
         roots: what every path of the vendor starts with: ``/v1/``, ``/v2/``.
         adds: what to put in front of a canonical path that starts with none of them: ``/v1``.
     """
+    settle = _settle_short if len(arrived.path) <= _SHORT else _settle
+    path = settle(arrived.prefix is None, arrived.path, joins, roots, adds)
+    if isinstance(path, Refusal):
+        return path
+    return Target(path, tuple(path.strip("/").split("/")), arrived.query, arrived.form)
+
+
+def _settle(
+    bare: bool, arrived: str, joins: tuple[str, ...], roots: tuple[str, ...], adds: str
+) -> str | Refusal:
     for join in joins:
-        if join == "/" and arrived.prefix is None:
+        if join == "/" and bare:
             continue  # "//v1" at the very start is another host's path to some readers
-        path = arrived.path.removeprefix(join) if arrived.path.startswith(join) else None
+        path = arrived.removeprefix(join) if arrived.startswith(join) else None
         if path is not None and path.startswith(roots) and _CANONICAL.fullmatch(path):
-            segments = tuple(path.strip("/").split("/"))
-            return Target(path, segments, arrived.query, arrived.form)
-    if _CANONICAL.fullmatch(arrived.path):
+            return path
+    if _CANONICAL.fullmatch(arrived):
         if adds:
-            path = adds + arrived.path
-            return Target(path, tuple(path.strip("/").split("/")), arrived.query, arrived.form)
+            return adds + arrived
         return Refusal(
             Code.ENDPOINT_NOT_ALLOWED,
             f"no path of this vendor starts like this; they start with {' or '.join(roots)}",
@@ -131,3 +139,6 @@ def settle_target(
         "the path holds an empty segment",
         "take the trailing slash off the base URL",
     )
+
+
+_settle_short = lru_cache(1024)(_settle)

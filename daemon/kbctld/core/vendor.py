@@ -55,6 +55,10 @@ class Vendor:
         self.adds = file.adds or ""
         self.forward_headers = frozenset(file.forward_headers)
         self.account_headers = frozenset(file.account_headers)
+        self.forwarded = frozenset(name.encode("ascii") for name in self.forward_headers)
+        self.leaving = self.forwarded | {name.encode("ascii") for name in self.account_headers}
+        """Names of an agent's fields that may leave, as they arrive."""
+        self.retry_header, self.replay_header = _idempotency_headers(file.idempotency)
         self.key_header = (file.auth.header or "").encode("ascii")
         self.request_id_header = file.request_id_header.lower().encode("ascii")
         reach = [table.days for table in file.listing.values()]
@@ -132,6 +136,13 @@ class Vendor:
             else:
                 branch = branch.words.setdefault(segment, _Branch())
         return branch
+
+
+def _idempotency_headers(known: Idempotency | None) -> tuple[bytes, bytes]:
+    """Of a request's idempotency key, and of the mark on a repeated answer; empty where there is none."""
+    if known is None:
+        return b"", b""
+    return known.header.lower().encode("ascii"), (known.replay_header or "").lower().encode("ascii")
 
 
 def read_vendor(text: str, country_of: CountryOf = nowhere) -> Vendor:

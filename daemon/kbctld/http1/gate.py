@@ -9,6 +9,7 @@ RFC 9112 (message syntax) and RFC 9110 (fields) are the rules; the comments name
 """
 
 import re
+from collections.abc import Mapping
 
 import httptools
 from msgspec import Struct
@@ -64,6 +65,7 @@ class Head(Struct, frozen=True):
         keep_alive: whether the client will send another request on this connection.
         expects_continue: whether it waits for ``100 Continue`` before the body.
         minor: the HTTP/1.x minor version.
+        first: the first value of each name.
     """
 
     method: str
@@ -73,13 +75,11 @@ class Head(Struct, frozen=True):
     keep_alive: bool
     expects_continue: bool
     minor: int
+    first: Mapping[bytes, bytes]
 
     def get(self, name: bytes) -> bytes | None:
         """The value of a field; of the single ones there is at most one."""
-        for key, value in self.fields:
-            if key == name:
-                return value
-        return None
+        return self.first.get(name)
 
     @property
     def has_body(self) -> bool:
@@ -145,7 +145,8 @@ def _head(method: str, target: str, minor: int, fields: tuple[tuple[bytes, bytes
             raise _ambiguous("a header that overrides the method is not taken")
         if name in _UPGRADES:
             raise _malformed("upgrading the connection is not served here")
-        seen[name] = value
+        if name not in seen:
+            seen[name] = value
     host = seen.get(b"host")
     if not host or b"," in host or b" " in host:
         raise _malformed("there must be exactly one Host")
@@ -154,9 +155,11 @@ def _head(method: str, target: str, minor: int, fields: tuple[tuple[bytes, bytes
     if expect is not None and expect != b"100-continue":
         raise BadHead(417, "malformed_request", "the only expectation met here is 100-continue")
     # Not asked of the parser: where there is no body it has already begun the next message.
-    options = {option.strip(b" \t").lower() for option in seen.get(b"connection", b"").split(b",")}
+    stated = seen.get(b"connection")
+    options = {option.strip(b" \t").lower() for option in stated.split(b",")} if stated else ()
     keep_alive = b"close" not in options and (minor == 1 or b"keep-alive" in options)
-    return Head(method, target, fields, length, keep_alive, expect is not None and minor == 1, minor)
+    continues = expect is not None and minor == 1
+    return Head(method, target, fields, length, keep_alive, continues, minor, seen)
 
 
 def _length(seen: dict[bytes, bytes], minor: int) -> int | None:

@@ -63,7 +63,10 @@ def stranger(head: Head, own_hosts: frozenset[bytes]) -> Refusal | None:
 
 def plain_fields(head: Head) -> Fields:
     """The fields without those that Connection names: they are for the next hop only (RFC 9110 7.6.1)."""
-    named = {name.strip(b" \t").lower() for name in (head.get(b"connection") or b"").split(b",")}
+    options = head.get(b"connection")
+    if options is None:
+        return list(head.fields)
+    named = {name.strip(b" \t").lower() for name in options.split(b",")}
     return [(name, value) for name, value in head.fields if name not in named]
 
 
@@ -107,19 +110,19 @@ def find_access(
     call.row.operation = operation.name if operation else None
     leaving: dict[str, str] = {}
     for raw_name, value in fields:
-        name = raw_name.decode("latin-1")
-        if name in vendor.forward_headers or name in vendor.account_headers:
+        if raw_name in vendor.leaving:
+            name = raw_name.decode("ascii")
             if name in leaving:
                 return Refusal(Code.AMBIGUOUS_REQUEST, f"the header {name} stands twice")
             leaving[name] = value.decode("latin-1")
-    leaves = list(leaving.values())
-    leaves += [target.path, *(text for pair in target.form.pairs for text in pair)]
-    if any(PREFIX in text and _VAULT_KEY.search(text) for text in leaves):
-        return Refusal(
-            Code.AMBIGUOUS_REQUEST,
-            "a vault key stands where the vendor would see it",
-            "send it only as the SDK's API key",
-        )
+    query = [text for pair in target.form.pairs for text in pair] if target.query else ()
+    for text in (*leaving.values(), target.path, *query):
+        if PREFIX in text and _VAULT_KEY.search(text):
+            return Refusal(
+                Code.AMBIGUOUS_REQUEST,
+                "a vault key stands where the vendor would see it",
+                "send it only as the SDK's API key",
+            )
     accounts = {name: value for name, value in leaving.items() if name in vendor.account_headers}
     table = vendor.file.account
     if acting is not None and table is not None:
@@ -164,7 +167,7 @@ def find_credential(credentials: Credentials, grant: Grant, vendor: Vendor) -> C
 
 
 async def read_body(
-    request: HttpRequest, head: Head, grant: Grant, access: Access, fields: Fields
+    request: HttpRequest, head: Head, grant: Grant, access: Access, slots: Mapping[bytes, bytes]
 ) -> bytes | None:
     """The body; None where there is none, or where it streams by because nothing in it decides.
 
@@ -172,7 +175,6 @@ async def read_body(
         Refused: a body that is too large, too slow or encoded.
         ClientGone: the agent broke off.
     """
-    slots = dict(fields)
     if slots.get(b"content-encoding", b"identity") != b"identity":
         raise Refused(
             Refusal(
@@ -194,7 +196,7 @@ async def read_request(
     grant: Grant,
     access: Access,
     credential: Credential,
-    fields: Fields,
+    slots: Mapping[bytes, bytes],
     body: bytes | None,
     *,
     apart: bool,
@@ -207,7 +209,6 @@ async def read_request(
     Raises:
         Refused: it can't be read.
     """
-    slots = dict(fields)
     media = MediaType.of(slots)
     form = _read_form(access, grant, media, body or b"")
     if isinstance(form, Refusal):
@@ -216,8 +217,13 @@ async def read_request(
     known: dict[str, Remembered] = {}
     if access.operation is not None:
         wanted = objects_needed(access.operation, form, access.parameters)
-        known = await call.vault.recall(access.vendor.name, credential.name, wanted)
-    stamped = any(holder.stamp for holder in grant.lineage)
+        if wanted:
+            known = await call.vault.recall(access.vendor.name, credential.name, wanted)
+    stamped = guarded = watched = False
+    for holder in grant.lineage:
+        stamped = stamped or holder.stamp
+        guarded = guarded or holder.scope.guard is not None
+        watched = watched or holder.duplicates is not None
     if stamped and access.operation is not None and access.operation.stamps:
         body = allowed(_stamped(grant, access, media, form, slots, body or b""))
     asks = False
@@ -228,8 +234,7 @@ async def read_request(
             body = ask_for_usage(body) if asks else body
     streams = body is None and head.has_body  # what has streamed by can't be compared with a retry
     replay = None if streams else allowed(_replay_digest(call, grant, access, credential, slots, apart))
-    guarded = any(holder.scope.guard is not None for holder in grant.lineage)
-    watched = is_watched(access.operation, access.method) and any(h.duplicates for h in grant.lineage)
+    watched = watched and is_watched(access.operation, access.method)
     asked = Asked(
         form,
         known,
@@ -313,8 +318,9 @@ def _read_form(access: Access, grant: Grant, media: MediaType, body: bytes) -> B
     if not body:
         return EMPTY
     operation = access.operation
-    ruled = access.method not in READS and any(holder.rules for holder in grant.lineage)
-    decides = ruled or (operation is not None and operation.body_decides)
+    decides = operation is not None and operation.body_decides
+    if not decides and access.method not in READS:
+        decides = any(holder.rules for holder in grant.lineage)
     as_json = access.vendor.takes_json(access.target.path)
     expected = _JSON if as_json else _FORM
     if media.kind != expected or not media.is_utf8:
@@ -381,7 +387,7 @@ def _replay_digest(
     idempotency = access.vendor.retries(access.method, access.operation)
     if idempotency is None:
         return b""
-    key = slots.get(idempotency.header.lower().encode())
+    key = slots.get(access.vendor.retry_header)
     if not key:
         return b""
     if len(key) > _IDEMPOTENCY_KEY_MAX:

@@ -97,14 +97,16 @@ class Call:
 
     # --- what it is -----------------------------------------------------------------------------
 
-    async def identify(self, fields: Fields, key_headers: frozenset[bytes]) -> Grant | Refusal:
+    async def identify(
+        self, fields: Fields, slots: Mapping[bytes, bytes], key_headers: frozenset[bytes]
+    ) -> Grant | Refusal:
         """Find whose key it is; the row is that key's from here on, even if the key is no good.
 
         Args:
             fields: of the request.
+            slots: the same by name.
             key_headers: in which vendors take a key beside the usual ones.
         """
-        slots = dict(fields)
         own = [value for name, value in fields if name in key_headers]
         shown = find_vault_key(slots.get(b"authorization"), slots.get(b"x-api-key"), own)
         if isinstance(shown, Refusal):

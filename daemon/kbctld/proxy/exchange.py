@@ -65,11 +65,12 @@ async def exchange(plane: "Plane", request: Request) -> None:
     try:
         # Who asks, and for what: refused before the body is read. A page or a foreign Host is turned away
         # before any key is read.
-        arrived = allowed(read_target(head.target, frozenset(plane.vendors)))
+        arrived = allowed(read_target(head.target, plane.prefixes))
         call.arrived(arrived)
         _refuse_if(stranger(head, plane.own_hosts))
         fields = plain_fields(head)
-        grant = allowed(await call.identify(fields, plane.key_headers))
+        slots = dict(fields)
+        grant = allowed(await call.identify(fields, slots, plane.key_headers))
         access = allowed(
             find_access(call, plane.vendors, plane.credentials, grant, arrived, head.method, fields)
         )
@@ -79,13 +80,13 @@ async def exchange(plane: "Plane", request: Request) -> None:
 
         async with plane.turn(grant, access, credential) as turn:
             # The body is read only as far as something in it decides; then nothing of the agent's is missing.
-            body = await read_body(request, head, grant, access, fields)
+            body = await read_body(request, head, grant, access, slots)
             # Its turn at the real key, which all agents share.
             await turn.comes()
             # What it would cost.
             apart = access.vendor.name in plane.apart
             body, asked, hides_usage = await read_request(
-                call, head, grant, access, credential, fields, body, apart=apart
+                call, head, grant, access, credential, slots, body, apart=apart
             )
             # What only the vendor knows of the object that it is about.
             asked = await look_up(plane, call, turn, grant, access, asked)
@@ -149,13 +150,14 @@ async def _pass_back(
     vendor = credential.vendor
     if 300 <= answer.status < 400:
         raise Refused(Refusal(Code.UPSTREAM_REDIRECT, f"{vendor} answered with a redirect; none is followed"))
-    if any(name == b"content-encoding" and value != b"identity" for name, value in answer.fields):
-        raise Refused(
-            Refusal(Code.UPSTREAM_INVALID, f"{vendor} encoded its answer though it was asked not to")
-        )
+    for name, value in answer.fields:
+        if name == b"content-encoding" and value != b"identity":
+            raise Refused(
+                Refusal(Code.UPSTREAM_INVALID, f"{vendor} encoded its answer though it was asked not to")
+            )
     fields = _passed_on(answer, call, own_key=file.name in plane.apart)
     scrubber = plane.scrubber(credential)
-    reflected = scrubber.finds(b"\n".join(text for pair in fields for text in pair))
+    reflected = scrubber.finds(b"\n".join([text for pair in fields for text in pair]))
     events = flight.events(answer)
     silence_s = pool.limits.silence_s if events is None else pool.limits.stream_silence_s
     has_body = call.row.method != "HEAD"  # what it answers has a length all the same
@@ -169,7 +171,7 @@ async def _pass_back(
     if whole is not None:
         shown = whole if events is None else events.feed(whole) + events.rest()
         flight.landed(answer, whole, credential)
-        if reflected or any(map(scrubber.finds, {whole, shown})):
+        if reflected or scrubber.finds(whole) or (shown is not whole and scrubber.finds(shown)):
             raise Refused(_reflected(vendor))
         call.answered(answer.status)
         if has_links:
@@ -329,14 +331,14 @@ def _reflected(vendor: str) -> Refusal:
 
 def _passed_on(answer: Answer, call: Call, *, own_key: bool) -> Fields:
     """The vendor's fields that agents get; with ``own_key`` its echo of an idempotency key as it was sent."""
-    options = b",".join(value for name, value in answer.fields if name == b"connection")
-    named = {name.strip(b" \t").lower() for name in options.split(b",")}
+    options = b",".join([value for name, value in answer.fields if name == b"connection"])
+    named = {name.strip(b" \t").lower() for name in options.split(b",")} if options else ()
     fields = [
         (name, value) for name, value in answer.fields if name not in _NOT_PASSED_ON and name not in named
     ]
-    head, known = call.request.head, call.vendor.file.idempotency if call.vendor else None
-    if own_key and head is not None and known is not None:
-        name = known.header.lower().encode()
+    head = call.request.head
+    if own_key and head is not None and call.vendor is not None and call.vendor.retry_header:
+        name = call.vendor.retry_header
         fields = [(each, (head.get(name) or value) if each == name else value) for each, value in fields]
     fields.append((b"kbctl-call-id", call.row.call_id.encode()))
     return fields
@@ -387,6 +389,8 @@ class Plane:
     draining: bool = False
     aloft: dict[int, set[Flight]] = field(default_factory=dict)
     tally: Tally = field(default_factory=Tally)
+    prefixes: frozenset[str] = field(init=False)
+    """The names of vendors, as a path may begin with one."""
     key_headers: frozenset[bytes] = field(init=False)
     """In which vendors take a key beside the usual ones."""
     _places: Places = field(init=False)
@@ -394,6 +398,7 @@ class Plane:
     _scrubbers: dict[str, tuple[int, Scrubber]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        self.prefixes = frozenset(self.vendors)
         self.key_headers = frozenset(filter(None, (vendor.key_header for vendor in self.vendors.values())))
         self._places = Places(self.busy_per_key, turn_s=self.turn_s)
 
@@ -451,10 +456,9 @@ class Plane:
 
     def kept_apart(self, grant: Grant, vendor: Vendor, fields: Fields) -> Fields:
         """The agent's fields as they leave: where tenants share an account, each with keys of its own."""
-        known = vendor.file.idempotency
-        if known is None:
+        if vendor.name not in self.apart:
             return fields
-        name = known.header.lower().encode()
+        name = vendor.retry_header
         return [
             (each, self.key_there(vendor, grant.tenant, value) if each == name and value else value)
             for each, value in fields

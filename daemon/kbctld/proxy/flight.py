@@ -75,13 +75,10 @@ class Flight:
     def events(self, answer: Answer) -> UsageStream | None:
         """What listens to an answer that is a stream of a language model's events; None for any other."""
         cost = self._access.operation.cost if self._access.operation else None
+        if not isinstance(cost, Tokens):
+            return None
         kind = (answer.get(b"content-type") or b"").partition(b";")[0].strip().lower()
-        if (
-            self._events is None
-            and isinstance(cost, Tokens)
-            and kind == b"text/event-stream"
-            and 200 <= answer.status < 300
-        ):
+        if self._events is None and kind == b"text/event-stream" and 200 <= answer.status < 300:
             self._events = UsageStream(cost.api, hides=self._hides_usage)
         return self._events
 
@@ -121,9 +118,8 @@ class Flight:
             read: its body, as far as ``reads_answer`` needs it.
             credential: whose account the vendor acted in.
         """
-        idempotency = self._access.vendor.file.idempotency
-        header = idempotency.replay_header if idempotency else None
-        replayed = header is not None and answer.get(header.lower().encode()) == b"true"
+        header = self._access.vendor.replay_header
+        replayed = header != b"" and answer.get(header) == b"true"
         spent_nano = None
         if self.permit.price.tokens is not None and 200 <= answer.status < 300:
             spent_nano = self._true_tokens(usage_in(read) if self._events is None else self._events.told)

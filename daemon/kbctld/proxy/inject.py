@@ -34,9 +34,9 @@ def outbound_head(
     out += _authorization(access, credential, slot)
     # Encoded answers would have to be decoded to be searched for the secret and for amounts.
     out += b"Accept-Encoding: identity\r\n"
-    allowed = access.vendor.forward_headers | access.accounts.keys()
+    forwarded, accounts = access.vendor.forwarded, access.accounts
     for name, value in fields:
-        if name.decode("latin-1") in allowed:
+        if name in forwarded or (accounts and name.decode("latin-1") in accounts):
             out += name + b": " + value + b"\r\n"
     if length is not None:
         out += b"Content-Length: %d\r\n" % length
