@@ -281,7 +281,14 @@ class Vault:
         Raises:
             JournalError: it is not in memory and the database can't be read.
         """
-        wanted = digest(vault_key)
+        return await self.find_digest(digest(vault_key))
+
+    async def find_digest(self, wanted: bytes) -> Grant | None:
+        """The grant of the vault key with this digest.
+
+        Raises:
+            JournalError: as ``find``.
+        """
         grant = self._roster.find(wanted)
         if grant is None:
             await self._read_in(wanted)

@@ -314,6 +314,8 @@ class Connection(asyncio.Protocol):
         self.buffer = bytearray()
         self.idle_since = 0.0
         self.request: Request | None = None
+        self.known: object = None
+        """What a handler has found out of what each request says again; goes with the connection."""
         self._transport: asyncio.Transport | None = None
         self._gone = False
         self._eof = False

@@ -8,6 +8,8 @@ import time
 from collections.abc import Mapping
 from typing import TypeVar
 
+from msgspec import Struct
+
 from kbctld.core.grant import Grant
 from kbctld.core.ledger import Attempt
 from kbctld.core.policy import Access, Permit, Request, admit
@@ -15,6 +17,7 @@ from kbctld.core.refusal import Code, Refusal
 from kbctld.core.slots import find_vault_key
 from kbctld.core.tally import Tally
 from kbctld.core.target import Arrived
+from kbctld.core.vault_key import digest
 from kbctld.core.vendor import Vendor
 from kbctld.core.vendor_file import AuthScheme
 from kbctld.http1.gate import BadHead
@@ -55,6 +58,14 @@ def allowed(verdict: T | Refusal) -> T:
     if isinstance(verdict, Refusal):
         raise Refused(verdict)
     return verdict
+
+
+class _Known(Struct, frozen=True):
+    """What the same bytes on the same connection were found to be the last time."""
+
+    said: tuple[bytes | None, bytes | None, list[bytes]]
+    slot: AuthScheme
+    digest: bytes
 
 
 class Call:
@@ -108,12 +119,16 @@ class Call:
             key_headers: in which vendors take a key beside the usual ones.
         """
         own = [value for name, value in fields if name in key_headers]
-        shown = find_vault_key(slots.get(b"authorization"), slots.get(b"x-api-key"), own)
-        if isinstance(shown, Refusal):
-            return shown
-        self.slot = shown.slot
+        said = (slots.get(b"authorization"), slots.get(b"x-api-key"), own)
+        known = self.request.connection.known
+        if not isinstance(known, _Known) or known.said != said:
+            shown = find_vault_key(*said)
+            if isinstance(shown, Refusal):
+                return shown
+            known = self.request.connection.known = _Known(said, shown.slot, digest(shown.key))
+        self.slot = known.slot
         try:
-            grant = await self.vault.find(shown.key)
+            grant = await self.vault.find_digest(known.digest)
         except JournalError as error:
             return Refusal(Code.AUDIT_UNAVAILABLE, f"the key can't be looked up: {error}", "kbctl status")
         if grant is not None:

@@ -74,7 +74,9 @@ class Places:
         Raises:
             Refused: none came free in time.
         """
-        place = self._keys.setdefault(grant.no, _Place())
+        place = self._keys.get(grant.no)
+        if place is None:
+            place = self._keys[grant.no] = _Place()
         if place.busy < self._per_key:
             place.busy += 1
         else:
@@ -333,9 +335,10 @@ class Shares:
 
     def left(self, turn: Turn) -> None:
         """Its turn of the rate counts from now on."""
-        now_ns = self.now_ns()
-        for bucket in turn.buckets:
-            bucket.go(now_ns)
+        if turn.buckets:
+            now_ns = self.now_ns()
+            for bucket in turn.buckets:
+                bucket.go(now_ns)
 
     def end(self, turn: Turn) -> None:
         """It goes, from wherever it stands; what it had goes to the next."""
@@ -358,6 +361,9 @@ class Shares:
 
     def _serve(self, now_ns: int) -> None:
         """Give turns to all in line who may have one, in turns over flows."""
+        if not self._line:
+            self._set_timer(now_ns)
+            return
         served = True
         while served and self._busy < self._slots and any(self._open(kind, now_ns) for kind in self._in_line):
             served = False
@@ -479,15 +485,16 @@ class Shares:
         """Forget it once it needs nothing: at once, or when what it has used of its share is filled up."""
         if flow.busy or flow.waiting:
             return
-        if all(own.is_full(now_ns) for own in flow.own.values()):
+        if not flow.own or all(own.is_full(now_ns) for own in flow.own.values()):
             self._resting.pop(flow.no, None)
             del self._flows[flow.no]
         else:
             self._resting[flow.no] = self._resting.pop(flow.no, flow)
 
     def _tidy(self, now_ns: int) -> None:
-        for flow in tuple(islice(self._resting.values(), _TIDIED)):
-            self._rest(flow, now_ns)
+        if self._resting:
+            for flow in tuple(islice(self._resting.values(), _TIDIED)):
+                self._rest(flow, now_ns)
 
     # --- the one timer --------------------------------------------------------------------------------
 
