@@ -88,6 +88,9 @@ _DRAIN_S_MIN = 0.5
 _HOUSEKEEPING_S = 1.0
 _LOOK_AGAIN_S = 600.0
 _PR_SET_DUMPABLE = 4
+_YOUNG_MAX = 5_000
+"""Objects made before the garbage collector looks: of 64 calls under way none is garbage. Python's
+own 700 costs a call 5 % of its time."""
 
 
 @dataclass(slots=True)
@@ -134,6 +137,7 @@ async def _live(options: Options, report: "Reporter") -> int:
         # What the start made stays: looking through it for garbage would only hold up calls.
         gc.collect()
         gc.freeze()
+        gc.set_threshold(_YOUNG_MAX)
         report.ready(await app.status())
         log.info("serving on %s", app.proxy_url)
         notifier.tell("READY=1", f"STATUS=serving on {app.proxy_url}")

@@ -53,7 +53,7 @@ from kbctld.core.ledger import (
 )
 from kbctld.core.limits import Limits
 from kbctld.core.listing import content, list_path
-from kbctld.core.lookup import Plan
+from kbctld.core.lookup import Plan, looks_up
 from kbctld.core.money import Rates, usd_from_nano
 from kbctld.core.pace import Bucket
 from kbctld.core.policy import Access, Permit, Request, authorize, plan
@@ -805,6 +805,8 @@ class Vault:
 
     def plan(self, grant: Grant, access: Access, request: Request) -> Plan | Refusal | None:
         """What must be read at the vendor before the decision; a refusal where that can't matter."""
+        if access.operation is None or not looks_up(access.operation):
+            return None
         planned = plan(grant, access, request, self.ledger, now_ns=self.now_ns(), tick_ns=self._tick_ns())
         if isinstance(planned, Refusal) and planned.code is Code.LOOP_DETECTED:
             self._note_pauses(grant)

@@ -144,6 +144,11 @@ def price(
             f"send {stray} in the body, once",
         )
     try:
+        if isinstance(cost, Amount):
+            for field in decides:
+                form.one(field)  # two readings of any of them come before what one reading says
+            refuse_unbounded(cost.unbounded, form, query)
+            return _price_amount(operation, cost, form, parameters, known, rates, looked_up)
         if isinstance(cost, Tokens):
             return _price_tokens(operation, cost, form, find_price)
         if isinstance(cost, Counted):
@@ -161,10 +166,7 @@ def price(
             told = _told(looked_up)
             return _priced(operation, told.minor, told.currency, rates)
         for field in decides:
-            form.one(field)  # two readings of any of them come before what one reading says
-        if isinstance(cost, Amount):
-            refuse_unbounded(cost.unbounded, form, query)
-            return _price_amount(operation, cost, form, parameters, known, rates, looked_up)
+            form.one(field)  # as above
         return _price_increase(operation, cost, form, known.get(parameters[cost.of]), rates, looked_up)
     except UntoldError as error:
         return _unknown(operation, str(error), error.remedy)

@@ -4,7 +4,7 @@ What must stay true: a field that decides is read from the body alone; one that 
 for in body and query alike.
 """
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import assert_never
 
 from kbctld.core.document import Batch, Document
@@ -33,13 +33,12 @@ def deciding(cost: Counted) -> list[str]:
             assert_never(cost)
 
 
-def refuse_unbounded(fields: Iterable[str], body: Form | Document | Batch, query: Form) -> None:
+def refuse_unbounded(fields: Sequence[str], body: Form | Document | Batch, query: Form) -> None:
     """Look for what makes a call cost more than its request tells.
 
     Raises:
         UntoldError: body or query holds one of these fields, in any reading.
     """
-    fields = list(fields)
     found = body.mentions(fields) or query.mentions(fields)
     if found is not None:
         raise UntoldError(f"{found} makes it cost what the request does not tell", f"leave {found} out")

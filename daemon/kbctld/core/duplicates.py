@@ -63,13 +63,16 @@ def read_duplicates(text: str) -> Duplicates:
     return Duplicates(_ACTIONS[match[1]], window_ns, text if match[2] else f"{text}/10m")
 
 
+_UNWATCHED = (Free, Tokens, Unpriceable)
+
+
 def is_watched(operation: Operation | None, method: str) -> bool:
     """Whether to do it twice is suspicious: it moves money by its request, and nobody asks for it again."""
     return (
         operation is not None
         and method not in READS
         and not operation.repeats
-        and not isinstance(operation.cost, Free | Tokens | Unpriceable)
+        and not isinstance(operation.cost, _UNWATCHED)
     )
 
 

@@ -167,7 +167,8 @@ def read_form(raw: bytes) -> Form:
     """
     if not raw:
         return EMPTY
-    pieces = raw.split(b"&")
+    # Each byte as one character: a text is quicker to take apart than bytes.
+    pieces = raw.decode("latin-1").split("&")
     if len(pieces) > FIELDS_MAX:
         raise FormError(f"a form has at most {FIELDS_MAX:,} fields")
     if _BROKEN_ESCAPE.search(raw):
@@ -175,21 +176,21 @@ def read_form(raw: bytes) -> Form:
     pairs = []
     try:
         for piece in pieces:
-            name, _, value = piece.partition(b"=")
-            pairs.append(
-                (
-                    _name(name) if len(name) <= _SHORT else _read_name(name),
-                    _decode(value) if b"%" in value or b"+" in value else value.decode("utf-8"),
-                )
-            )
+            name, _, value = piece.partition("=")
+            if "%" in value or "+" in value or not value.isascii():
+                value = _decode(value)
+            pairs.append((_name(name) if len(name) <= _SHORT else _read_name(name), value))
     except UnicodeDecodeError:
         raise FormError("a form is UTF-8") from None
     return Form(tuple(pairs), has_semicolon=b";" in raw)
 
 
-def _decode(raw: bytes) -> str:
-    raw = raw.replace(b"+", b" ")
-    return (unquote_to_bytes(raw) if b"%" in raw else raw).decode("utf-8")
+def _decode(raw: str) -> str:
+    """What a piece of a form says, whose characters are its bytes."""
+    raw = raw.replace("+", " ")
+    if "%" in raw:
+        return unquote_to_bytes(raw.encode("latin-1")).decode("utf-8")
+    return raw if raw.isascii() else raw.encode("latin-1").decode("utf-8")
 
 
 # Names come again and again; what they mean is worked out once. Long ones are not kept.
@@ -198,7 +199,7 @@ _KEPT = 4096
 _FEW = 16
 
 
-def _read_name(raw: bytes) -> str:
+def _read_name(raw: str) -> str:
     name = _decode(raw)
     if _CONTROL.search(name):
         raise FormError("a form field's name holds a control character")

@@ -54,6 +54,14 @@ class Missed:
     why: str
 
 
+_LOOKS_UP = (Amount, Increase, LookUp)
+
+
+def looks_up(operation: Operation) -> bool:
+    """Whether there is anything to read for it at all."""
+    return isinstance(operation.cost, _LOOKS_UP) and bool(operation.cost.lookup)
+
+
 def plan_lookup(
     vendor: Vendor, operation: Operation, body: Body, parameters: Mapping[str, str], known: Mapping[str, Any]
 ) -> Plan | None:
@@ -67,7 +75,7 @@ def plan_lookup(
         known: the objects that are remembered, by id.
     """
     cost = operation.cost
-    if not isinstance(cost, Amount | Increase | LookUp) or not cost.lookup:
+    if not isinstance(cost, _LOOKS_UP) or not looks_up(operation):
         return None
     try:
         if not _asks(cost, body, parameters, known):

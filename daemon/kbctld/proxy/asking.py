@@ -8,6 +8,7 @@ key, vendor, endpoint and credential are good.
 import hashlib
 import re
 from collections.abc import Mapping
+from itertools import islice
 from urllib.parse import urlencode
 
 import msgspec
@@ -423,7 +424,9 @@ def _metadata(grant: Grant, vendor: Vendor, form: Body, slots: Mapping[bytes, by
     """What the request says of its run, overlaid by the key's own: an agent can add but not forge."""
     said: dict[str, str] = {}
     if vendor.file.metadata_field is not None:
-        said.update(list(form.object(vendor.file.metadata_field).items())[:_METADATA_MAX])
+        said = form.object(vendor.file.metadata_field)
+        if len(said) > _METADATA_MAX:
+            said = dict(islice(said.items(), _METADATA_MAX))
     if vendor.file.metadata_list is not None and isinstance(form, Document | Batch):
         said.update(list(form.pairs(vendor.file.metadata_list).items())[:_METADATA_MAX])
     run_id = slots.get(b"x-agent-run-id")
@@ -432,4 +435,5 @@ def _metadata(grant: Grant, vendor: Vendor, form: Body, slots: Mapping[bytes, by
     if not said:
         return None
     said = {name[:100]: value[:500] for name, value in said.items()}
-    return msgspec.json.encode({**said, **grant.metadata}).decode()
+    said.update(grant.metadata)
+    return msgspec.json.encode(said).decode()

@@ -6,8 +6,9 @@ by what was proved.
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Coroutine, Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from msgspec import structs
 
@@ -320,7 +321,7 @@ def _refuse_if(refusal: Refusal | None) -> None:
 
 def _moved(before: Credential, now: Credential) -> Refusal | None:
     """A path that names the account of a credential must not leave with another account's."""
-    if before.fields == now.fields:
+    if before is now or before.fields == now.fields:
         return None
     return Refusal(Code.CREDENTIAL_UNAVAILABLE, f"the account of {now.name} was changed just now", "retry")
 
@@ -402,9 +403,9 @@ class Plane:
         self.key_headers = frozenset(filter(None, (vendor.key_header for vendor in self.vendors.values())))
         self._places = Places(self.busy_per_key, turn_s=self.turn_s)
 
-    async def handle(self, request: Request) -> None:
+    def handle(self, request: Request) -> Coroutine[Any, Any, None]:
         """Serve one request whose head passed the gate."""
-        await exchange(self, request)
+        return exchange(self, request)
 
     async def reject(self, request: Request, bad: BadHead) -> None:
         """Record and answer one whose head did not."""

@@ -263,7 +263,7 @@ class Connection(asyncio.Protocol):
         self._alarm = self._loop.call_at(self._until, self._ring)
 
     def _ring(self) -> None:
-        """One alarm serves many waits: setting and cancelling one for each takes the loop over 1 us a call."""
+        """One alarm serves many waits: to set and cancel one for each takes the loop over 1 us a call."""
         self._alarm = None
         if self._waiter is None:
             return
