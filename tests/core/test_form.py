@@ -2,10 +2,10 @@
 
 import re
 from collections.abc import Callable
-from urllib.parse import parse_qsl, unquote_plus
+from urllib.parse import parse_qsl, unquote_plus, unquote_to_bytes
 
 import pytest
-from hypothesis import Phase, find, given, settings
+from hypothesis import Phase, example, find, given, settings
 from hypothesis import strategies as st
 
 from kbctld.core.form import FIELDS_MAX, AmbiguousFieldError, FormError, read_form
@@ -268,6 +268,36 @@ def test_P9_what_is_no_form_is_an_error(raw: bytes, says: str) -> None:
     """Bytes that parsers repair in their own ways are no form at all."""
     with pytest.raises(FormError, match=says):
         read_form(raw)
+
+
+PIECES = st.lists(
+    st.sampled_from([b"a", b"=", b"&", b"+", b"%", b"%c3", b"%a9", b"%26", b"\xc3", b"\xa9", b"\xff", b";"])
+)
+
+
+@given(raw=PIECES.map(b"".join))
+@example(raw=b"a=\xc3%a9")
+@example(raw=b"\xc3\xa9=%c3\xa9+")
+def test_P9_text_is_taken_apart_as_its_bytes_are(raw: bytes) -> None:
+    """Split first and decoded afterwards, byte by byte, whichever bytes were escaped."""
+
+    def naive(piece: bytes) -> str:
+        return unquote_to_bytes(piece.replace(b"+", b" ")).decode("utf-8")
+
+    try:
+        pairs = tuple(
+            (naive(name), naive(value))
+            for name, _, value in (piece.partition(b"=") for piece in (raw.split(b"&") if raw else []))
+        )
+    except UnicodeDecodeError:
+        pairs = None
+    try:
+        read = read_form(raw).pairs
+    except FormError as error:
+        read = None
+        if "starts no escape" in str(error):
+            return
+    assert read == pairs
 
 
 def test_a_form_has_a_bounded_number_of_fields() -> None:

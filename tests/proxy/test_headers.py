@@ -9,6 +9,7 @@ import pytest
 from kbctld.core.refusal import Code, Refusal
 from kbctld.core.slots import Shown, find_vault_key
 from kbctld.core.vault_key import mint
+from kbctld.vault import Selection
 from tests.support.loop import run
 from tests.support.world import SECRET, TARGET, World, open_world, stripe
 
@@ -321,3 +322,28 @@ def test_find_vault_key_reads_every_slot_and_nothing_else() -> None:
         verdict = find_vault_key(odd, None)
         assert isinstance(verdict, Refusal)
         assert verdict.code is Code.KEY_UNKNOWN
+
+
+def test_L1_each_request_of_a_connection_is_its_own_key_s(tmp_path: Path) -> None:
+    """What was found out of a key is kept with the connection, for the same bytes and no others."""
+
+    async def main() -> None:
+        async with open_world(tmp_path) as world:
+            other, other_key = await world.issue()
+            agent = await world.connect()
+            for key in (world.key, world.key, other_key, world.key, other_key, other_key):
+                await agent.send(world.request("GET", BALANCE, body=b"", key=key))
+                assert (await agent.reply("GET")).status == 200
+                assert (await world.last())["key_no"] == (other.no if key == other_key else world.grant.no)
+            await world.vault.revoke(Selection(numbers=frozenset({other.no})), "tester")
+            for key, status in (
+                (other_key, 401),
+                (world.key, 200),
+                (other_key[:-1] + "0", 401),
+                (other_key, 401),
+            ):
+                await agent.send(world.request("GET", BALANCE, body=b"", key=key))
+                assert (await agent.reply("GET")).status == status
+            agent.close()
+
+    run(main())

@@ -530,3 +530,27 @@ def test_a_connection_that_is_gone_is_not_written_to(tmp_path: Path) -> None:
             assert (caught.value.failure, caught.value.sent) == (Failure.UNREACHABLE, False)
 
     run(main())
+
+
+def test_each_wait_on_a_kept_connection_has_its_own_end(tmp_path: Path) -> None:
+    """One alarm serves them all; that of the first call rings before the second one's answer is late."""
+
+    async def main() -> None:
+        async with open_world(tmp_path, upstream=SHORT) as world:
+
+            async def answers_once(line: Line) -> None:
+                await line.request()
+                await line.say(answer())
+                await line.request()
+                await asyncio.sleep(10)
+
+            world.vendor.script = answers_once
+            assert (await world.ask()).status == 200
+            await asyncio.sleep(0.15)
+            loop = asyncio.get_running_loop()
+            began = loop.time()
+            assert (await world.ask()).status == 504
+            assert loop.time() - began >= SHORT.first_byte_s - 0.01
+            assert world.vendor.lines == 1
+
+    run(main())

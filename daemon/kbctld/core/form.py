@@ -143,7 +143,7 @@ class Form(Struct, frozen=True):
         Args:
             without: names of fields that don't count.
         """
-        return _packed(sorted(pair for pair in self.pairs if pair[0] not in without))
+        return _packed(sorted([pair for pair in self.pairs if pair[0] not in without]))
 
     def object(self, name: str) -> dict[str, str]:
         """``name[key]=value`` fields as a flat mapping; later ones win. For records, never for decisions."""

@@ -226,14 +226,13 @@ class Request:
     def respond(self, status: int, fields: Fields, body: bytes, *, close: bool = False) -> None:
         """Answer in one write. Does nothing when the client is gone."""
         self._started = True
-        out = bytearray(self._status_line(status))
-        _add(out, fields)
+        out = self._head(status, fields)
         if status != 204:  # RFC 9110 8.6: it must not have one
-            out += b"Content-Length: %d\r\n" % len(body)
+            out.append(b"Content-Length: %d\r\n" % len(body))
         self._finish_head(out, close)
         if self.head is None or self.head.method != "HEAD":
-            out += body
-        self.connection.write(bytes(out))
+            out.append(body)
+        self.connection.write(b"".join(out))
         self._end(close)
 
     def start(self, status: int, fields: Fields, length: int | None) -> None:
@@ -245,16 +244,15 @@ class Request:
             length: bytes of the body; None where it is not known.
         """
         self._started = True
-        out = bytearray(self._status_line(status))
-        _add(out, fields)
+        out = self._head(status, fields)
         if length is not None:
-            out += b"Content-Length: %d\r\n" % length
+            out.append(b"Content-Length: %d\r\n" % length)
         elif self.head is not None and self.head.minor == 1 and self.head.method != "HEAD":
             self._answer_chunked = True
-            out += b"Transfer-Encoding: chunked\r\n"
+            out.append(b"Transfer-Encoding: chunked\r\n")
         self._close_after = length is None and not self._answer_chunked
         self._finish_head(out, self._close_after)
-        self.connection.write(bytes(out))
+        self.connection.write(b"".join(out))
 
     async def send(self, piece: bytes) -> None:
         """Pass on a piece of the body and wait while the client is slow.
@@ -280,17 +278,20 @@ class Request:
         self._ended = True
         self.connection.abort()
 
-    def _status_line(self, status: int) -> bytes:
-        return _STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status
+    def _head(self, status: int, fields: Fields) -> list[bytes]:
+        """The lines of the answer's head, as far as they are said by whoever answers."""
+        lines = [_STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status]
+        lines += [b"%b: %b\r\n" % field for field in fields]
+        return lines
 
-    def _finish_head(self, out: bytearray, close: bool) -> None:
+    def _finish_head(self, out: list[bytes], close: bool) -> None:
         draining = self.connection.server.draining
         self._close_after = close or draining or self._blocks() or not (self.head and self.head.keep_alive)
         if self._close_after:
-            out += b"Connection: close\r\n"
+            out.append(b"Connection: close\r\n")
         elif self.head is not None and self.head.minor == 0:
-            out += b"Connection: keep-alive\r\n"
-        out += b"\r\n"
+            out.append(b"Connection: keep-alive\r\n")
+        out.append(b"\r\n")
 
     def _blocks(self) -> bool:
         """Whether what is unread of the request leaves no way to find the next one behind it."""
@@ -748,8 +749,3 @@ class Server:
 def _wake(waiter: asyncio.Future[None]) -> None:
     if not waiter.done():
         waiter.set_result(None)
-
-
-def _add(out: bytearray, fields: Fields) -> None:
-    for name, value in fields:
-        out += name + b": " + value + b"\r\n"
