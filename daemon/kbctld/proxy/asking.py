@@ -222,9 +222,12 @@ async def read_request(
             known = await call.vault.recall(access.vendor.name, credential.name, wanted)
     stamped = guarded = watched = False
     for holder in grant.lineage:
-        stamped = stamped or holder.stamp
-        guarded = guarded or holder.scope.guard is not None
-        watched = watched or holder.duplicates is not None
+        if holder.stamp:
+            stamped = True
+        if holder.scope.guard is not None:
+            guarded = True
+        if holder.duplicates is not None:
+            watched = True
     if stamped and access.operation is not None and access.operation.stamps:
         body = allowed(_stamped(grant, access, media, form, slots, body or b""))
     asks = False
