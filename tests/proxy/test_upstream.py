@@ -533,7 +533,7 @@ def test_a_connection_that_is_gone_is_not_written_to(tmp_path: Path) -> None:
 
 
 def test_each_wait_on_a_kept_connection_has_its_own_end(tmp_path: Path) -> None:
-    """One alarm serves them all; that of the first call rings before the second one's answer is late."""
+    """The second call has as long as the first."""
 
     async def main() -> None:
         async with open_world(tmp_path, upstream=SHORT) as world:

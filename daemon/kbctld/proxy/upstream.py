@@ -22,8 +22,6 @@ _HEAD_BYTES_MAX = 64 * 1024
 _FIELDS_MAX = 200
 _INFORMATIONAL_MAX = 8
 _BUFFER_HIGH = 256 * 1024
-_TICK_S = 0.001
-"""Event loops count milliseconds."""
 
 
 class Failure(StrEnum):
@@ -138,9 +136,6 @@ class Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self.idle_since = 0.0
         self.closed = False
-        self._until = 0.0
-        self._alarm: asyncio.TimerHandle | None = None
-        """Set for the end of one wait; it rings no later than the end of this one, and may find none."""
         self._begin(head_only=False)
         self._busy = False
 
@@ -247,30 +242,15 @@ class Connection(asyncio.Protocol):
 
     async def _wait(self, until: float, what: str) -> None:
         self._waiter = self._loop.create_future()
-        self._until = until
-        if self._alarm is None or self._alarm.when() > until:
-            self._set_alarm()
+        handle = self._loop.call_at(until, _fire, self._waiter)
         try:
-            late = await self._waiter
+            await self._waiter
         finally:
+            handle.cancel()
+            fired = self._waiter.done() and not self._waiter.cancelled() and self._waiter.result()
             self._waiter = None
-        if late:
+        if fired:
             raise UpstreamError(Failure.TIMEOUT, what, sent=True)
-
-    def _set_alarm(self) -> None:
-        if self._alarm is not None:
-            self._alarm.cancel()
-        self._alarm = self._loop.call_at(self._until, self._ring)
-
-    def _ring(self) -> None:
-        """One alarm serves many waits: to set and cancel one for each takes the loop over 1 us a call."""
-        self._alarm = None
-        if self._waiter is None:
-            return
-        if self._loop.time() < self._until - _TICK_S:
-            self._set_alarm()
-        else:
-            _fire(self._waiter)
 
     def release(self) -> None:
         """Give the connection back; it is kept only after a clean, complete answer."""
@@ -332,8 +312,6 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.closed = True
-        if self._alarm is not None:
-            self._alarm.cancel()
         if self._busy and not self._complete and self._error is None:
             if self._answer is None:
                 self._error = UpstreamError(
