@@ -68,8 +68,9 @@ from kbctld.http1.server import Limits, Server
 from kbctld.notify import Notifier
 from kbctld.prices import Prices
 from kbctld.proxy.asking import stranger
-from kbctld.proxy.exchange import Plane
+from kbctld.proxy.exchange import exchange
 from kbctld.proxy.later import LaterPrices
+from kbctld.proxy.plane import Plane
 from kbctld.proxy.reconciling import reconcile
 from kbctld.proxy.settling import Settling
 from kbctld.proxy.upstream import Pool, read_origin, verifying_context
@@ -386,7 +387,7 @@ class App:
         return Door(
             routes,
             tokens,
-            plane.handle,
+            partial(exchange, plane),
             stranger=lambda head: stranger(head, plane.own_hosts),
             who_am_i=keys.whoami,
             derive=keys.derive,

@@ -26,7 +26,6 @@ from kbctld import app, vault
 from kbctld.app import App, Options, Reporter, run
 from kbctld.core.policy import Permit
 from kbctld.http1.server import Request
-from kbctld.proxy.exchange import Plane
 from kbctld.proxy.upstream import Connection, Pool
 from kbctld.store import database
 from kbctld.store.anchor import Anchor
@@ -131,7 +130,7 @@ def arm(killer: Killer) -> None:
         # uvloop writes at the end of the round: a moment later the bytes have left.
         asyncio.get_running_loop().call_later(_SOON_S, killer.reach, "in-flight")
 
-    _around(Plane, "handle", at("request-read"), None)
+    _around(app, "exchange", at("request-read"), None)
     _around(Vault, "authorize", at("before-hold"), held)
     _around(Journal, "_commit", queued, None)
     _around(database, "commit", at("before-commit"), at("after-commit"))

@@ -464,7 +464,7 @@ def test_a_defect_of_ours_keeps_what_has_left(
 
     async def main() -> None:
         async with open_world(tmp_path) as world:
-            monkeypatch.setattr("kbctld.proxy.exchange.Scrubber", broken)
+            monkeypatch.setattr("kbctld.proxy.plane.Scrubber", broken)
             reply = await world.ask()
             assert (reply.status, reply.code) == (500, "internal")
             assert (world.held_cents, world.posted_cents) == (100, 0)

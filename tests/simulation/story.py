@@ -5,7 +5,7 @@ import random
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from fractions import Fraction
-from functools import cache
+from functools import cache, partial
 from importlib import resources
 from typing import Any
 
@@ -16,7 +16,8 @@ from kbctld.core.vendor import Vendor as VendorFile
 from kbctld.core.vendor import read_vendor
 from kbctld.credentials import Credentials
 from kbctld.http1.server import Limits, Server
-from kbctld.proxy.exchange import Plane
+from kbctld.proxy.exchange import exchange
+from kbctld.proxy.plane import Plane
 from kbctld.proxy.upstream import Pool, UpstreamLimits, read_origin
 from kbctld.secrets.store import MemoryStore
 from kbctld.store.journal import JournalError
@@ -168,7 +169,7 @@ class Story:
             own_hosts=_HOSTS,
             overridden={},
         )
-        self._server = Server(self._plane.handle, self._plane.reject, Limits())
+        self._server = Server(partial(exchange, self._plane), self._plane.reject, Limits())
         self._vault = vault
         grants = {key.key_id: (await vault.named(key.key_id))[0] for key in self.family.keys}
         self._grants = grants

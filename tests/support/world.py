@@ -21,7 +21,8 @@ from kbctld.core.vendor_file import RateClass
 from kbctld.credentials import Credentials
 from kbctld.http1.gate import BadHead
 from kbctld.http1.server import Limits, Request, Server
-from kbctld.proxy.exchange import Plane
+from kbctld.proxy.exchange import exchange
+from kbctld.proxy.plane import Plane
 from kbctld.proxy.upstream import Pool, UpstreamLimits, read_origin, verifying_context
 from kbctld.secrets.store import MemoryStore
 from kbctld.store.database import Database, open_database
@@ -178,7 +179,7 @@ class World:
     # --- inside -----------------------------------------------------------------------------------
 
     async def handle(self, request: Request) -> None:
-        await self._counted(self.plane.handle(request))
+        await self._counted(exchange(self.plane, request))
 
     async def reject(self, request: Request, bad: BadHead) -> None:
         await self._counted(self.plane.reject(request, bad))

@@ -21,8 +21,8 @@ from kbctld.core.refusal import Refusal
 from kbctld.core.target import Arrived
 from kbctld.credentials import Credential
 from kbctld.proxy.call import Refused
-from kbctld.proxy.exchange import Plane
 from kbctld.proxy.ours import hear, new_row, recorded
+from kbctld.proxy.plane import Plane
 from kbctld.proxy.upstream import UpstreamError
 from kbctld.store.journal import JournalError
 from kbctld.store.later import Awaited, next_due

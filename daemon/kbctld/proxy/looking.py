@@ -5,7 +5,6 @@ its bounded time within its call's. What holds for every read of ours is in ``ou
 """
 
 import asyncio
-from typing import TYPE_CHECKING
 
 from msgspec import structs
 
@@ -19,19 +18,15 @@ from kbctld.credentials import Credential
 from kbctld.proxy.asking import request_digest
 from kbctld.proxy.call import Call, Refused, allowed
 from kbctld.proxy.ours import hear, new_row, own_fields, recorded
+from kbctld.proxy.plane import Plane
 from kbctld.proxy.shares import Turn
 from kbctld.proxy.upstream import UpstreamError
 from kbctld.store.journal import CallRow, JournalError
 
-if TYPE_CHECKING:
-    from kbctld.proxy.exchange import Plane
-
 _ANSWER_BYTES = 256 * 1024
 
 
-async def look_up(
-    plane: "Plane", call: Call, turn: Turn, grant: Grant, access: Access, asked: Asked
-) -> Asked:
+async def look_up(plane: Plane, call: Call, turn: Turn, grant: Grant, access: Access, asked: Asked) -> Asked:
     """The same request, with what the vendor says of the object that its price needs, if it needs any.
 
     Raises:
@@ -54,7 +49,7 @@ async def look_up(
     return structs.replace(asked, looked_up=found)
 
 
-def _row(plane: "Plane", call: Call, grant: Grant, reads: Access) -> CallRow:
+def _row(plane: Plane, call: Call, grant: Grant, reads: Access) -> CallRow:
     """Ours, and told from the agent's by its reason. No limit of the key counts it."""
     row = new_row(plane, reads, f"looked up by kbctl to price {call.row.call_id}")
     row.key_no, row.request_digest = grant.no, request_digest(reads, {}, b"")
@@ -63,7 +58,7 @@ def _row(plane: "Plane", call: Call, grant: Grant, reads: Access) -> CallRow:
 
 
 async def _ask(
-    plane: "Plane", turn: Turn, grant: Grant, reads: Access, plan: Plan, row: CallRow
+    plane: Plane, turn: Turn, grant: Grant, reads: Access, plan: Plan, row: CallRow
 ) -> Found | Missed:
     patience_s = plane.way(reads)[0].limits.lookup_s
     asked_for = f"{reads.vendor.name} was asked for {plan.target.path} and"

@@ -9,16 +9,13 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from kbctld.core.policy import Access
 from kbctld.credentials import Credential
 from kbctld.proxy.inject import outbound_head
+from kbctld.proxy.plane import Plane
 from kbctld.proxy.upstream import Answer, Connection
 from kbctld.store.journal import CallRow
-
-if TYPE_CHECKING:
-    from kbctld.proxy.exchange import Plane
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +30,7 @@ class Heard:
     raw: bytes | None
 
 
-def new_row(plane: "Plane", reads: Access, reason: str) -> CallRow:
+def new_row(plane: Plane, reads: Access, reason: str) -> CallRow:
     """Ours, and told from an agent's by its reason."""
     row = plane.vault.new_row()
     row.vendor, row.method, row.endpoint = reads.vendor.name, "GET", reads.target.path
@@ -44,7 +41,7 @@ def new_row(plane: "Plane", reads: Access, reason: str) -> CallRow:
 
 
 @asynccontextmanager
-async def recorded(plane: "Plane", row: CallRow) -> AsyncIterator[None]:
+async def recorded(plane: Plane, row: CallRow) -> AsyncIterator[None]:
     """Durable before what is done inside; ended when that ends, however it does.
 
     Raises:
@@ -61,7 +58,7 @@ async def recorded(plane: "Plane", row: CallRow) -> AsyncIterator[None]:
 
 
 async def hear(
-    plane: "Plane",
+    plane: Plane,
     reads: Access,
     row: CallRow,
     ready: Callable[[], Credential],

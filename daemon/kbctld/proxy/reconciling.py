@@ -18,7 +18,7 @@ from kbctld.core.record import Compared, Made, Ours, compare, merged
 from kbctld.core.vendor import Vendor
 from kbctld.credentials import Credential
 from kbctld.proxy.call import Refused
-from kbctld.proxy.exchange import Plane
+from kbctld.proxy.plane import Plane
 from kbctld.proxy.record import Source, pages
 from kbctld.proxy.settling import parameters_of
 from kbctld.proxy.upstream import UpstreamError

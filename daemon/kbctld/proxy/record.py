@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 from kbctld.core import listing, record
 from kbctld.core.grant import Grant
@@ -14,10 +13,8 @@ from kbctld.core.target import Target
 from kbctld.core.vendor import Vendor
 from kbctld.credentials import Credential
 from kbctld.proxy.ours import hear, new_row, own_fields, recorded
+from kbctld.proxy.plane import Plane
 from kbctld.proxy.upstream import Failure, UpstreamError
-
-if TYPE_CHECKING:
-    from kbctld.proxy.exchange import Plane
 
 _ANSWER_BYTES = 4 * 1024 * 1024
 
@@ -38,7 +35,7 @@ class Source:
 
 
 async def pages(
-    plane: "Plane", grant: Grant, credential: Credential, source: Source, from_s: int, to_s: int, *, why: str
+    plane: Plane, grant: Grant, credential: Credential, source: Source, from_s: int, to_s: int, *, why: str
 ) -> AsyncIterator[Page]:
     """What was made from one second to another, newest first; whoever has seen enough breaks off.
 
@@ -84,7 +81,7 @@ async def pages(
 
 
 async def read(
-    plane: "Plane",
+    plane: Plane,
     grant: Grant,
     credential: Credential,
     target: Target,

@@ -29,7 +29,7 @@ from kbctld.core.vendor import Vendor
 from kbctld.core.vendor_file import ListingTable, StateTable
 from kbctld.credentials import Credential
 from kbctld.proxy.call import Refused
-from kbctld.proxy.exchange import Plane
+from kbctld.proxy.plane import Plane
 from kbctld.proxy.record import Source, pages, read, unusable
 from kbctld.proxy.upstream import UpstreamError
 from kbctld.store.journal import JournalError
