@@ -156,6 +156,7 @@ def arm(killer: Killer) -> None:
             yield piece
 
     Connection.body = pieces  # type: ignore[method-assign]
+    _around(Connection, "whole", None, at("answer-body"))
 
 
 def _set_clock(offset: Path) -> None:
