@@ -1,5 +1,6 @@
 """The operator API against its own OpenAPI document: whatever Schemathesis sends, no answer surprises."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -34,7 +35,15 @@ def test_no_answer_is_a_server_error_or_undocumented(home: Kbctl, tmp_path: Path
         *("--phases", "examples,coverage,fuzzing", "--max-examples", "60", "--no-color"),
         *("--continue-on-failure", "--suppress-health-check", "all"),
     ]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=300)
+    hooks = str(Path(__file__).with_name("fuzz_hooks.py"))
+    done = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        timeout=300,
+        env={**os.environ, "SCHEMATHESIS_HOOKS": hooks},
+    )
 
     assert done.returncode == 0, done.stdout + done.stderr
     assert "generated" in done.stdout
