@@ -114,6 +114,35 @@ def test_many_waiters_share_few_transactions(folder: Path) -> None:
     assert sum(text == "COMMIT" for text in statements) <= 3
 
 
+def test_the_end_of_a_call_rides_with_the_next_one_and_is_written_without_one(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An agent alone costs one transaction a call; the end of its last call waits for a moment only."""
+
+    async def end(journal: Journal, number: int) -> None:
+        row = call(number)
+        await journal.append(row)
+        row.outcome = "posted"
+        journal.finish(row)
+
+    async def main() -> None:
+        with monkeypatch.context() as patience:
+            patience.setattr(journals, "_LAG_S", 60)  # however busy the machine is
+            async with journal_in(folder) as journal:
+                for number in range(10):
+                    await end(journal, number)
+                    await asyncio.sleep(0.01)  # the agent thinks
+                assert journal.batches == 10
+        async with journal_in(folder) as journal:
+            await end(journal, 10)
+            async with asyncio.timeout(10):
+                while journal.batches < 2:
+                    await asyncio.sleep(0.01)
+            assert [row["outcome"] for row in rows(folder)] == ["posted"] * 11
+
+    run(main())
+
+
 def test_what_ends_a_call_is_written_with_its_spend_and_its_object(folder: Path) -> None:
     """One transaction holds all three, and a row that was never written ends nowhere."""
 

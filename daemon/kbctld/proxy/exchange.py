@@ -151,11 +151,11 @@ async def _pass_back(
     has_body = call.row.method != "HEAD"  # what it answers has a length all the same
     has_links = file.hosts is not None and 200 <= answer.status < 300 and _is_json(answer)
     whole: bytes | None = None
-    if has_body and not has_links and answer.length is not None and answer.length <= _WHOLE_BYTES:
-        whole = await connection.whole(silence_s)
     pieces = connection.body(silence_s)
     if has_body and has_links:
         whole, pieces = await _up_to(LINKS_BYTES, pieces)
+    elif has_body and answer.length is not None and answer.length <= _WHOLE_BYTES:
+        whole = await connection.whole(silence_s)
     if whole is not None:
         shown = whole if events is None else events.feed(whole) + events.rest()
         flight.landed(answer, whole, credential)
