@@ -207,7 +207,10 @@ def _from_usage(error: Any) -> KbctlError:
 
 
 def _from_defect(error: Exception) -> KbctlError:
-    """A defect, without its text: that could hold anything."""
+    """A defect, without its text: that could hold anything. What was typed in no text's bytes is none."""
+    if isinstance(error, UnicodeEncodeError) and any("\udc80" <= each <= "\udcff" for each in error.object):
+        # Python carries bytes of an argument that are no UTF-8 in these characters, which nothing else has.
+        return KbctlError("usage", "an argument is not UTF-8 text", "kbctl --help", Exit.USAGE)
     if os.environ.get("KBCTL_DEBUG") == "1":
         traceback.print_exc()
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT) and error.filename is None:

@@ -133,6 +133,16 @@ def test_a_full_disk(home: Home) -> None:
             assert done.stderr.startswith("kbctl: the answer could not be written: "), args
 
 
+@pytest.mark.parametrize(
+    "command", [("keys", "--tenant"), ("audit", "--label"), ("issue", "--cap", "5", "--tenant")]
+)
+def test_an_argument_that_is_no_text(cli: Cli, daemon: PretendDaemon, command: tuple[str, ...]) -> None:
+    """Bytes that are no UTF-8 are the typist's mistake, not ours."""
+    result = cli(*command, "a\udcffb")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr == "kbctl: an argument is not UTF-8 text\n  try: kbctl --help\n"
+
+
 def test_every_command_is_found() -> None:
     """The table of commands says of each module just what that registers."""
     registered: dict[str, str] = {}
