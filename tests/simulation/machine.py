@@ -249,6 +249,7 @@ class Life:
     def database(self) -> Database:
         """What opening it gives; refuses one that its anchor does not vouch for, as the real one does."""
         writer, reader = Connection(self, writes=True), Connection(self, writes=False)
+        checkpointer = Connection(self, writes=False)
         calls = writer.fresh().execute("SELECT coalesce(max(no), 0) FROM call").fetchone()[0]
         changes = writer.fresh().execute("SELECT value FROM meta WHERE key = 'changes'").fetchone()[0]
         height = Height(calls, changes)
@@ -257,6 +258,7 @@ class Life:
         return _Database(
             Path("/tmp/simulated.db"),
             cast(aiosqlite.Connection, writer),
+            cast(aiosqlite.Connection, checkpointer),
             cast(aiosqlite.Connection, reader),
             cast(Anchor, _Anchor(self)),
             height,

@@ -217,6 +217,35 @@ def test_the_barrier_waits_for_what_is_being_written(folder: Path) -> None:
     run(main())
 
 
+def test_a_barrier_for_changes_waits_for_no_calls(folder: Path) -> None:
+    """Also for changes that have left the queue and are not committed yet, and for nothing else."""
+    insert = "INSERT INTO meta (key, value) VALUES (?, '')"
+
+    def written() -> set[str]:
+        with closing(sqlite3.connect(folder / "kbctl.db")) as reader:
+            return {key for (key,) in reader.execute("SELECT key FROM meta")}
+
+    async def main() -> None:
+        async with journal_in(folder) as journal:
+            for number in range(20):
+                calling = asyncio.ensure_future(journal.append(call(number)))
+                for _ in range(number % 4):
+                    await asyncio.sleep(0)
+                before = journal.batches
+                await journal.barrier(calls=False)
+                assert journal.batches == before, "it has waited for a call"
+                assert not calling.done()
+                key = f"of turn {number}"
+                changing = asyncio.ensure_future(journal.change([(insert, (key,))]))
+                for _ in range(1 + number % 4):
+                    await asyncio.sleep(0)
+                await journal.barrier(calls=False)
+                assert key in written()
+                await asyncio.gather(calling, changing)
+
+    run(main())
+
+
 def test_a_closed_journal_takes_nothing(folder: Path) -> None:
     """What waited is written before it closes; whoever comes later is told."""
 
@@ -695,6 +724,77 @@ def test_D7_the_log_stays_short_though_somebody_always_reads(
     naive = run(main(1 << 40))
     assert naive > 8_000_000, "the fault is not there"
     assert run(main(1_000_000)) < 4_000_000
+
+
+def test_D7_the_log_is_moved_beside_the_commits(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Long before SQLite would do it within one, for which every call of that moment would wait."""
+
+    def moved() -> int:
+        """Rows in the database file itself, whatever its log says."""
+        copy = folder / "alone.db"
+        copy.write_bytes((folder / "kbctl.db").read_bytes())
+        with closing(sqlite3.connect(copy)) as alone:
+            there = alone.execute("SELECT 1 FROM sqlite_master WHERE name = 'call'").fetchone()
+            found: int = alone.execute("SELECT count(*) FROM call").fetchone()[0] if there else 0
+        for path in folder.glob("alone.db*"):
+            path.unlink()
+        return found
+
+    async def main(after: int) -> int:
+        monkeypatch.setattr(journals, "_MOVED_AFTER", after)
+        async with journal_in(folder) as journal:
+            before = moved()
+            for _ in range(40):
+                await journal.append(call(0))
+            while journal._moving is not None:
+                await asyncio.sleep(0.001)
+            return moved() - before
+
+    assert run(main(1_000)) == 0, "the control"
+    assert run(main(32)) >= 30
+
+
+def test_D7_a_log_that_cannot_be_moved_stays_and_stops_nothing(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fails(_connection: sqlite3.Connection) -> None:
+        error = sqlite3.OperationalError("database or disk is full")
+        error.sqlite_errorcode = sqlite3.SQLITE_FULL
+        raise error
+
+    async def main() -> None:
+        monkeypatch.setattr(journals, "_move", fails)
+        monkeypatch.setattr(journals, "_MOVED_AFTER", 2)
+        async with journal_in(folder) as journal:
+            for _ in range(6):
+                await journal.append(call(0))
+            assert journal.stopped is None
+            assert "could not be moved" in caplog.text
+
+    run(main())
+    assert len(rows(folder)) == 6
+
+
+def test_D4_damage_that_is_met_as_the_log_is_moved_stops_everything(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(_connection: sqlite3.Connection) -> None:
+        error = sqlite3.DatabaseError("database disk image is malformed")
+        error.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
+        raise error
+
+    async def main() -> None:
+        monkeypatch.setattr(journals, "_move", fails)
+        monkeypatch.setattr(journals, "_MOVED_AFTER", 2)
+        async with journal_in(folder) as journal:
+            await journal.append(call(0))
+            await journal.append(call(0))
+            while journal._moving is not None:
+                await asyncio.sleep(0)
+            with pytest.raises(JournalError, match="damaged"):
+                await journal.append(call(0))
+
+    run(main())
 
 
 def test_D7_a_report_is_ended_after_its_time(folder: Path) -> None:

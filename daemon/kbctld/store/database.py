@@ -36,6 +36,9 @@ T = TypeVar("T")
 APPLICATION_ID = 0x6B626374  # "kbct": says whose file it is, in the header that file(1) reads
 _CHAINED = 5  # the schema that brought the chain: what was there before is taken into it
 _MIGRATION = re.compile(r"(\d{4})_[a-z_]+\.sql")
+_AUTOCHECKPOINT_PAGES = 6000
+"""At 24 MB of log a commit does what the checkpointer has left to do, and whoever waits for it waits 5 ms
+longer; then SQLite begins the log anew."""
 _LOOKED_THROUGH_BYTES = 64 * 1024 * 1024
 _RESTORE = "kbctl restore FILE    # FILE is what kbctl backup made; the damaged one is kept beside it"
 _ACCEPT = "kbctl up --accept-rollback    # unless you can put the right file back; freezes all live keys"
@@ -46,7 +49,8 @@ class Database:
     """An open, checked database.
 
     Attributes:
-        writer: the one connection that writes and checkpoints.
+        writer: the one connection that writes.
+        checkpointer: moves the write-ahead log into the database, beside the writer.
         reader: reads only.
         anchor: its memory outside.
         readers: what may take long, each on a connection of its own.
@@ -58,6 +62,7 @@ class Database:
 
     path: Path
     writer: aiosqlite.Connection
+    checkpointer: aiosqlite.Connection
     reader: aiosqlite.Connection
     anchor: Anchor
     height: Height
@@ -84,6 +89,7 @@ class Database:
         self.readers.end_all()
         # The writer last: the last connection to close checkpoints and removes the log.
         await self.reader.close()
+        await self.checkpointer.close()
         await self.writer.close()
         self.anchor.close()
 
@@ -140,7 +146,12 @@ async def open_database(path: Path, anchor_path: Path, *, accept_rollback: bool)
             await _freeze(writer)
         height = await _height(writer)
         tip = await in_one_go(writer, chain.tip_of)
-        reader = await _open_reader(path)
+        checkpointer = await aiosqlite.connect(path, isolation_level=None)
+        try:
+            reader = await _open_reader(path)
+        except BaseException:
+            await checkpointer.close()
+            raise
     except sqlite3.Error as error:
         await writer.close()
         raise unusable(path, error) from None
@@ -152,6 +163,7 @@ async def open_database(path: Path, anchor_path: Path, *, accept_rollback: bool)
     return Database(
         path,
         writer,
+        checkpointer,
         reader,
         anchor,
         height,
@@ -301,7 +313,7 @@ async def _make_durable(writer: aiosqlite.Connection, path: Path) -> None:
     await writer.execute("PRAGMA journal_mode = WAL")
     await writer.execute("PRAGMA synchronous = FULL")
     await writer.execute("PRAGMA foreign_keys = ON")
-    await writer.execute("PRAGMA wal_autocheckpoint = 1000")
+    await writer.execute(f"PRAGMA wal_autocheckpoint = {_AUTOCHECKPOINT_PAGES}")
     await writer.execute("PRAGMA journal_size_limit = 67108864")
     mode, synchronous = await _one(writer, "PRAGMA journal_mode"), await _one(writer, "PRAGMA synchronous")
     if (mode, synchronous) != ("wal", 2):
