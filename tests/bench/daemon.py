@@ -8,6 +8,7 @@ from pathlib import Path
 
 from kbctl.client import Client
 from kbctl.paths import Home
+from tests.bench.machine import two_cores
 from tests.bench.report import Watch
 from tests.bench.stock import fill, fill_calls
 from tests.bench.upstream import Upstream
@@ -38,8 +39,18 @@ class Served:
 
 
 @contextmanager
-def serve(upstream: Upstream, keys: int, watch: Watch, *, config: str = "") -> Iterator[Served]:
-    """A home with so many keys, and its daemon; ``config`` is its config.toml."""
+def serve(
+    upstream: Upstream, keys: int, watch: Watch, *, config: str = "", core: int | None = None
+) -> Iterator[Served]:
+    """A home with so many keys, and its daemon.
+
+    Args:
+        upstream: where calls go.
+        keys: in the home.
+        watch: told of what takes long.
+        config: its config.toml.
+        core: that the daemon runs on; None for any.
+    """
     with new_home() as kbctl:
         if config:
             kbctl.home.mkdir(mode=0o700, exist_ok=True)
@@ -52,7 +63,8 @@ def serve(upstream: Upstream, keys: int, watch: Watch, *, config: str = "") -> I
         empty_s = _timed(kbctl, *up)
         kbctl("down")
         fill(Home(kbctl.home), keys, time.time_ns(), watch(f"making {keys:,} keys", keys))
-        start_s = _timed(kbctl, *up)
+        with two_cores().pinned(core):
+            start_s = _timed(kbctl, *up)
         with Client(Home(kbctl.home)) as client:
             port = int(client.status().proxy_url.rpartition(":")[2])
             yield Served(kbctl, client, port, first_s, empty_s, start_s)
