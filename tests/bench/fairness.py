@@ -1,4 +1,8 @@
-"""What a burst of one key does to the calls of another."""
+"""What a burst of one key does to the calls of another.
+
+The daemon has a core of its own: what a thousand agents, their upstream and the other key's agent take
+from each other is not its doing.
+"""
 
 import asyncio
 from bisect import bisect
@@ -8,6 +12,7 @@ import uvloop
 
 from tests.bench.agents import Helper, Probe, helper
 from tests.bench.daemon import serve
+from tests.bench.machine import two_cores
 from tests.bench.report import Report, Watch, percentile
 from tests.bench.upstream import fixed_answer
 
@@ -49,9 +54,11 @@ def drill(
         pause_s: between two calls on each.
     """
     report = Report(f"fairness, a burst of {burst:,}")
+    cores = two_cores()
     with (
+        cores.pinned(cores.rest),
         fixed_answer(_UPSTREAM_MS) as upstream,
-        serve(upstream, keys, watch, config=config) as served,
+        serve(upstream, keys, watch, config=config, core=cores.measured) as served,
         helper("burst", served.port, burst, 1) as rival,
     ):
         probe = Probe(served.port, range(2, 3), pause_s=pause_s)

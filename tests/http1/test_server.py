@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from kbctld.http1.gate import HEAD_BYTES_MAX, BadHead
+from kbctld.http1 import server as servers
+from kbctld.http1.gate import HEAD_BYTES_MAX, BadHead, Head, read_head
 from kbctld.http1.server import _BEGUN_AT_ONCE, BadBody, ClientGone, Limits, Request, Server
 from tests.http1.corpus import BODIES, CHUNKS, FINE, HEADS, Case, graft
 from tests.support.agent import Agent
@@ -774,9 +775,11 @@ def test_draining_ends_with_its_patience() -> None:
     inside(main, stuck)
 
 
-def test_law_7_a_request_whose_agent_left_while_it_was_in_line_is_begun_all_the_same() -> None:
+@pytest.mark.parametrize("known", [True, False], ids=["connections that were used before", "new ones"])
+def test_law_7_a_request_whose_agent_left_while_it_was_in_line_is_begun_all_the_same(known: bool) -> None:
     """Thirty with one credential come at once, and all their agents go: each is an attempt."""
     begun = []
+    asks = b"GET /first HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer one\r\n\r\n"
 
     async def count(request: Request) -> None:
         begun.append(request)
@@ -787,10 +790,14 @@ def test_law_7_a_request_whose_agent_left_while_it_was_in_line_is_begun_all_the_
             agents = [await Agent.connect(it.port) for _ in range(30)]
             while len(it.server._connections) < 30:
                 await asyncio.sleep(0)
+            for agent in agents if known else ():
+                agent.say(asks)
+                await agent.reply("GET")
+            begun.clear()
             rounds = it.server.line._round
             it.server.line._round = lambda: None  # type: ignore[method-assign]
             for agent in agents:
-                agent.say(b"GET /first HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer one\r\n\r\n")
+                agent.say(asks)
             while sum(map(len, it.server.line._lines.values())) < 30 - _BEGUN_AT_ONCE:
                 await asyncio.sleep(0)
             for agent in agents:
@@ -805,3 +812,123 @@ def test_law_7_a_request_whose_agent_left_while_it_was_in_line_is_begun_all_the_
             assert len(begun) == 30
 
     run(main())
+
+
+class _Crowd:
+    """Connections of one agent, each used once, whose requests then stand in line behind each other."""
+
+    def __init__(self, it: House, agents: list[Agent]) -> None:
+        self.line = it.server.line
+        self.agents = agents
+        self._round = self.line._round
+
+    @classmethod
+    async def gathers(cls, it: House, size: int) -> "_Crowd":
+        agents = [await Agent.connect(it.port) for _ in range(size)]
+        for agent in agents:
+            agent.say(_OF_ONE)
+            await agent.reply("GET")
+        return cls(it, agents)
+
+    async def asks(self, what: bytes) -> None:
+        """Once this returns, what the last seven have said waits unread; the others ask as ever."""
+        self.line._round = lambda: None  # type: ignore[method-assign]
+        for agent in self.agents[:-7]:
+            agent.say(_OF_ONE)
+        while not self.line._lines:
+            await asyncio.sleep(0)
+        for agent in self.agents[-7:]:
+            agent.say(what)
+        while sum(map(len, self.line._lines.values())) < len(self.agents) - _BEGUN_AT_ONCE:
+            await asyncio.sleep(0)
+
+    def goes_on(self) -> None:
+        self.line._round = self._round  # type: ignore[method-assign]
+        self._round()
+
+
+_OF_ONE = b"GET /first HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer one\r\n\r\n"
+
+
+def in_a_crowd(body: Callable[[House, _Crowd], Coroutine[Any, Any, None]], **limits: Any) -> None:
+    async def main() -> None:
+        async with house(**limits) as it:
+            crowd = await _Crowd.gathers(it, 12)
+            it.came.clear()
+            try:
+                await body(it, crowd)
+            finally:
+                for agent in crowd.agents:
+                    agent.close()
+
+    run(main())
+
+
+def test_heads_of_a_crowd_are_read_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reading a thousand of them in one step of the loop would be 10 ms for which everybody else waits."""
+    read = []
+
+    def noted(raw: bytes) -> Head:
+        read.append(raw)
+        return read_head(raw)
+
+    monkeypatch.setattr(servers, "read_head", noted)
+
+    async def body(it: House, crowd: _Crowd) -> None:
+        read.clear()
+        await crowd.asks(_OF_ONE)
+        assert len(read) == _BEGUN_AT_ONCE + 1
+        crowd.goes_on()
+        assert len(read) == 2 * _BEGUN_AT_ONCE
+        for agent in crowd.agents:
+            assert (await agent.reply("GET")).status == 200
+        assert len(it.came) == 12
+
+    in_a_crowd(body)
+
+
+def test_a_connection_in_line_is_not_idle() -> None:
+    """Neither a drain nor a newcomer for whom there is no room takes it for one on which nothing is asked."""
+
+    async def body(it: House, crowd: _Crowd) -> None:
+        await crowd.asks(_OF_ONE)
+        waiting = [connection for connection in it.server._connections if connection._in_line]
+        assert len(waiting) == 7
+        for _ in range(12):
+            it.server._make_room()
+        for connection in waiting:
+            connection.idle_since = -1e9
+        it.server._sweep()
+        draining = asyncio.create_task(it.server.drain(5))
+        await asyncio.sleep(0)
+        assert set(waiting) <= set(it.server._connections)
+        crowd.goes_on()
+        for agent in crowd.agents:
+            agent.close()
+        await draining
+        assert len(it.came) == 12
+
+    in_a_crowd(body)
+
+
+def test_half_a_head_that_stood_in_line_is_waited_for_and_not_for_ever() -> None:
+    async def body(it: House, crowd: _Crowd) -> None:
+        await crowd.asks(_OF_ONE[:-2])
+        crowd.goes_on()
+        *half, late = crowd.agents[-7:]
+        for agent in half:
+            agent.say(_OF_ONE[-2:])
+            assert (await agent.reply("GET")).status == 200
+        assert (await late.reply("GET")).status == 400
+
+    in_a_crowd(body, head_s=0.3)
+
+
+def test_a_bad_head_that_stood_in_line_is_refused() -> None:
+    async def body(it: House, crowd: _Crowd) -> None:
+        await crowd.asks(_OF_ONE.replace(b"Host: x", b"Host : x"))
+        crowd.goes_on()
+        for agent in crowd.agents[-7:]:
+            assert (await agent.reply("GET")).status == 400
+
+    in_a_crowd(body)

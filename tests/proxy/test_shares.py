@@ -377,11 +377,8 @@ def test_a_newcomer_among_ten_bursts_goes_at_once() -> None:
         await scene.end()
         check_rate(scene.went, read_rate("100/s"))
         early = scene.flows()[:500]
-        assert (
-            max(early.count(flow) for flow in range(1, 11)) - 10
-            <= min(early.count(flow) for flow in range(1, 11)) + 90
-        ), "the first burst was one flow's; from then on they take turns"
-        assert [early.count(flow) for flow in range(2, 11)] == pytest.approx([44] * 9, abs=6)
+        # From the first turn on, though all hundred calls of the first flow were in line before the others'.
+        assert [early.count(flow) for flow in range(1, 11)] == pytest.approx([49] * 10, abs=5)
 
     run_virtually(main())
 

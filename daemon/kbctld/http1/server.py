@@ -39,7 +39,7 @@ _SKIP_BYTES = 64 * 1024
 # Connections looked at for one that is idle, each time that another wants in.
 _ROOM_TRIES = 64
 # Requests with one credential that are begun in one round of the event loop.
-_BEGUN_AT_ONCE = 8
+_BEGUN_AT_ONCE = 4
 
 # Whose agent it is can't be told before its head is in, so the shape is the one that most SDKs read.
 _FULL_BODY = (
@@ -321,6 +321,9 @@ class Connection(asyncio.Protocol):
         self._gone = False
         self._eof = False
         self._linger: int | None = None
+        self._in_line = False
+        """Whether what has come waits unread until its turn."""
+        self._who = b""
         self._skip = 0
         self._deadline: asyncio.TimerHandle | None = None
         self._arrived: asyncio.Future[None] | None = None
@@ -347,7 +350,7 @@ class Connection(asyncio.Protocol):
             return
         self.buffer += data
         if self.request is None:
-            self._next()
+            self._come()
         elif self._arrived is not None and not self._arrived.done():
             self._arrived.set_result(None)
         if len(self.buffer) > _BUFFER_HIGH and self._reading and self._transport is not None:
@@ -378,7 +381,7 @@ class Connection(asyncio.Protocol):
         self._writable = None
         if self.request is None and self._linger is None:
             self._cancel_deadline()
-            self._next()
+            self._come()
 
     # --- for requests ---------------------------------------------------------------------------
 
@@ -449,14 +452,19 @@ class Connection(asyncio.Protocol):
         self._skip = skip
         self.idle_since = self.loop.time()
         self.server.rests(self)
-        self._next()
+        self._come()
 
     def abort(self) -> None:
         if self._transport is not None:
             self._transport.abort()
 
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is asked on it."""
+        return self.request is None and not self._in_line
+
     def close_if_idle(self) -> None:
-        if self.request is None and self._linger is None and self._transport is not None:
+        if self.idle and self._linger is None and self._transport is not None:
             self._linger = _LINGER_BYTES
             self._close(self._transport)
 
@@ -466,7 +474,24 @@ class Connection(asyncio.Protocol):
 
     # --- heads ----------------------------------------------------------------------------------
 
-    def _next(self) -> None:
+    def _come(self) -> None:
+        """Something may have come: read it now, or behind what the same agent has in line already."""
+        if self._in_line:
+            return
+        if self.buffer and self.server.line.is_long(self._who):
+            self._in_line = True
+            self._cancel_deadline()
+            self.server.line.join(self._who, self._come_up)
+        else:
+            self._next()
+
+    def _come_up(self) -> None:
+        """Its turn in the line has come."""
+        self._in_line = False
+        if self.request is None and self._linger is None:
+            self._next(up=True)
+
+    def _next(self, *, up: bool = False) -> None:
         if self._writable is not None:
             # It does not read its answers: no further request of it is begun until it does.
             if self._deadline is None:
@@ -505,7 +530,11 @@ class Connection(asyncio.Protocol):
             return
         del self.buffer[: end + 4]
         self.request = Request(self, head, raw)
-        self.server.line.join(head, self._begin)
+        self._who = head.get(b"authorization") or head.get(b"x-api-key") or b""
+        if up:
+            self._begin()
+        else:
+            self.server.line.join(self._who, self._begin)
 
     def _begin(self) -> None:
         # Also of a client that has gone meanwhile: what it asked for was an attempt, and has its row.
@@ -588,10 +617,11 @@ class Connection(asyncio.Protocol):
 
 
 class Line:
-    """Requests whose head is in and that have yet to begin, in a line per credential.
+    """Requests that have yet to begin, in a line per credential.
 
     In each round of the event loop a few of each line begin, so that a thousand requests of one agent that
-    come at once don't make everybody else wait for the last of them.
+    come at once don't make everybody else wait for the last of them. What comes on a connection whose agent
+    has a line already joins it as bytes: reading a thousand heads is a long step too.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -599,9 +629,12 @@ class Line:
         self._lines: dict[bytes, deque[Callable[[], None]]] = {}
         self._begun: dict[bytes, int] = {}
 
-    def join(self, head: Head, begin: Callable[[], None]) -> None:
-        """Begin a request now, or in its turn."""
-        who = head.get(b"authorization") or head.get(b"x-api-key") or b""
+    def is_long(self, who: bytes) -> bool:
+        """Whether one more with this credential has to wait."""
+        return who in self._lines
+
+    def join(self, who: bytes, begin: Callable[[], None]) -> None:
+        """Begin something of a credential now, or in its turn."""
         if not self._begun and not self._lines:
             self._loop.call_soon(self._round)
         begun = self._begun.get(who, 0)
@@ -685,7 +718,7 @@ class Server:
         They are kept by the time that they became idle, so the first one that sleeps is it.
         """
         for connection in islice(self._connections, _ROOM_TRIES):
-            if connection.request is None:
+            if connection.idle:
                 connection.close_if_idle()
                 connection.abort()
                 self._connections.pop(connection, None)
@@ -741,7 +774,7 @@ class Server:
     def _sweep(self) -> None:
         now = self.loop.time()
         for connection in list(self._connections):
-            if connection.request is None and now - connection.idle_since > self.limits.idle_s:
+            if now - connection.idle_since > self.limits.idle_s:
                 connection.close_if_idle()
         self._sweeper = self.loop.call_later(30, self._sweep)
 

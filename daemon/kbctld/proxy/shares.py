@@ -26,9 +26,10 @@ from kbctld.core.refusal import Code, Refusal
 from kbctld.core.vendor_file import RateClass
 from kbctld.proxy.call import Refused
 
-# Turns, and dismissals, each time the loop comes round. A thousand calls that start at once would be one long
-# step of it, and their answers another, while everybody else's next byte waits.
-_AT_ONCE = 8
+# Turns of one flow, and of all, and dismissals, each time the loop comes round. A thousand calls that start
+# at once would be one long step of it, and their answers another, while everybody else's next byte waits.
+_AT_ONCE = 4
+_AT_ONCE_OF_ALL = 32
 _NS_PER_S = 1_000_000_000
 _TIMER_MIN_NS = 1_000_000  # event loops count milliseconds: a sooner one would be a busy loop
 _RESERVE = 5
@@ -285,7 +286,8 @@ class Shares:
         """How many of each class; no zero."""
         self._numbers = 0
         self._given = 0
-        """Turns since the loop last came round."""
+        self._given_to: dict[int, int] = {}
+        """Turns since the loop last came round, and by flow."""
         self._timer: asyncio.TimerHandle | None = None
         self._due_ns = 0
 
@@ -322,7 +324,7 @@ class Shares:
         self._tidy(now_ns)
         turn.flow = flow = self._enter(turn.root)
         # Nobody overtakes: what came free since the line was served last is for those in it first.
-        if turn.kind not in self._in_line and self._given < _AT_ONCE and self._may(flow, turn.kind, now_ns):
+        if turn.kind not in self._in_line and self._fits(flow) and self._may(flow, turn.kind, now_ns):
             self._give(turn, flow, now_ns)
             return None
         turn.waiter = waiter = asyncio.get_running_loop().create_future()
@@ -368,23 +370,28 @@ class Shares:
         while served and self._busy < self._slots and any(self._open(kind, now_ns) for kind in self._in_line):
             served = False
             for flow in tuple(self._ring.values()):  # one each; who gets none keeps its place
-                turn = self._next(flow, now_ns) if self._given < _AT_ONCE else None
+                turn = self._next(flow, now_ns) if self._fits(flow) else None
                 if turn is not None:
                     served = True
                     self._step_out(turn, flow)
                     if flow.waiting:
                         self._ring[flow.no] = self._ring.pop(flow.no)
                     self._give(turn, flow, now_ns)
-        for _ in range(_AT_ONCE):
+        for _ in range(_AT_ONCE_OF_ALL):
             if self._line and self._line[0][0] <= now_ns:
                 self._dismiss(self._line[0][2], now_ns)
         self._set_timer(now_ns)
 
     def _round(self) -> None:
         """The loop has come round, and served whoever else it had to."""
-        full, self._given = self._given >= _AT_ONCE, 0
-        if full and self._line:
+        self._given = 0
+        self._given_to.clear()
+        if self._line:
             self._serve(self.now_ns())
+
+    def _fits(self, flow: _Flow) -> bool:
+        """Whether one more turn of this flow fits into this round of the loop."""
+        return self._given < _AT_ONCE_OF_ALL and self._given_to.get(flow.no, 0) < _AT_ONCE
 
     def _next(self, flow: _Flow, now_ns: int) -> Turn | None:
         """The oldest call of a flow in line that may go."""
@@ -412,6 +419,7 @@ class Shares:
         if not self._given:
             asyncio.get_running_loop().call_soon(self._round)
         self._given += 1
+        self._given_to[flow.no] = self._given_to.get(flow.no, 0) + 1
         self._busy += 1
         flow.busy += 1
         lane = self._lanes.get(turn.kind)
