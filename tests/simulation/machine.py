@@ -196,9 +196,13 @@ class Connection:
 class _Database(Database):
     """With a moment between the work and its commit, in which this process may end."""
 
-    async def write(self, work: Callable[[sqlite3.Connection], None]) -> None:
+    async def write(
+        self, work: Callable[[sqlite3.Connection], None], then: Callable[[], None] | None = None
+    ) -> None:
         await self.writer._execute(work, self.writer)  # type: ignore[no-untyped-call]
         await self.writer.commit()
+        if then is not None:
+            then()
 
 
 class _Anchor:

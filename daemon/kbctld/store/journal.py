@@ -19,6 +19,7 @@ import re
 import sqlite3
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from kbctld.core.cost import Remembered
@@ -405,7 +406,7 @@ class Journal:
             for number, row in enumerate(batch.rows, start=self._height.call_no + 1):
                 row.no = number
             try:
-                await self._commit(batch)
+                await self._commit(batch, height)
             except Exception as error:  # noqa: BLE001 - a writer that died in silence would be waited for
                 await self._failed(batch, error)
                 if self.stopped is not None:
@@ -420,20 +421,23 @@ class Journal:
                     self._loop.call_later(_RETRY_S, self._wake.set)
                     await self._wake.wait()
                     self._due = True
-                continue
-            self._height = height
-            self.batches += 1
-            try:
-                self._database.anchor.write(height)
-            except OSError as error:
-                log.warning("the anchor could not be written and lags behind: %s", error)
-            self._writing = None
-            for waiter in batch.waiters:
-                if not waiter.done():
-                    waiter.set_result(None)
-            self._look_at_log()
 
-    async def _commit(self, batch: _Batch) -> None:
+    def _committed(self, batch: _Batch, tip: Tip, height: Height) -> None:
+        """It is synced: whoever waits for it goes on."""
+        self._database.tip = tip
+        self._height = height
+        self.batches += 1
+        try:
+            self._database.anchor.write(height)
+        except OSError as error:
+            log.warning("the anchor could not be written and lags behind: %s", error)
+        self._writing = None
+        for waiter in batch.waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+        self._look_at_log()
+
+    async def _commit(self, batch: _Batch, height: Height) -> None:
         # The values are taken here: rows change while the writer's thread works.
         inserted = [_inserted(row) for row in batch.rows]
         ended = [(*_ending(row), row.no) for row in batch.finished if row.no]
@@ -463,8 +467,7 @@ class Journal:
             if single or batch.work:
                 tip.catch_up(connection)
 
-        await self._database.write(write)
-        self._database.tip = tip
+        await self._database.write(write, partial(self._committed, batch, tip, height))
 
     async def _failed(self, batch: _Batch, error: Exception) -> None:
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF
