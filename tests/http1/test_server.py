@@ -796,6 +796,7 @@ def test_law_7_a_request_whose_agent_left_while_it_was_in_line_is_begun_all_the_
             begun.clear()
             rounds = it.server.line._round
             it.server.line._round = lambda: None  # type: ignore[method-assign]
+            it.server.line._latest = b"Bearer two"  # others ask as well
             for agent in agents:
                 agent.say(asks)
             while sum(map(len, it.server.line._lines.values())) < 30 - _BEGUN_AT_ONCE:
@@ -833,6 +834,7 @@ class _Crowd:
     async def asks(self, what: bytes) -> None:
         """Once this returns, what the last seven have said waits unread; the others ask as ever."""
         self.line._round = lambda: None  # type: ignore[method-assign]
+        self.line._latest = b"Bearer two"  # others ask as well
         for agent in self.agents[:-7]:
             agent.say(_OF_ONE)
         while not self.line._lines:
@@ -932,3 +934,22 @@ def test_a_bad_head_that_stood_in_line_is_refused() -> None:
             assert (await agent.reply("GET")).status == 400
 
     in_a_crowd(body)
+
+
+@pytest.mark.parametrize("others", [True, False], ids=["others ask as well", "alone"])
+def test_an_agent_that_is_alone_has_more_begun_in_each_round(others: bool) -> None:
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        line, begun = servers.Line(loop), list[int]()
+        line.join(b"one", lambda: None)
+        line.join(b"two" if others else b"one", lambda: None)
+        line._alone_from -= 0 if others else 2 * servers._ALONE_S
+        await asyncio.sleep(0.001)
+        for number in range(40):
+            line.join(b"one", lambda number=number: begun.append(number))  # type: ignore[misc]
+        assert len(begun) == (servers._BEGUN_AT_ONCE if others else servers._BEGUN_ALONE)
+        while len(begun) < 40:
+            await asyncio.sleep(0)
+        assert begun == [*range(40)]
+
+    run(main())
