@@ -377,7 +377,7 @@ def test_a_newcomer_among_ten_bursts_goes_at_once() -> None:
         await scene.end()
         check_rate(scene.went, read_rate("100/s"))
         early = scene.flows()[:500]
-        # All hundred calls of the first flow were in line before any other: it has what one alone gets at once.
+        # All hundred of the first flow were in line before any other: it has what one alone gets at once.
         first, *others = [early.count(flow) for flow in range(1, 11)]
         assert others == pytest.approx([48] * 9, abs=5)
         assert first <= max(others) + 16
