@@ -143,6 +143,21 @@ class Selection:
         return self.reaches(grant) and (grant.no in self.numbers or not grant.expired(now_ns))
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Revoked:
+    """What a revocation did.
+
+    Attributes:
+        stopped: the numbers of the keys that it stopped, what was derived from them too, in no order.
+        shown: some of these, to look at.
+        flying: those of all the selected that have calls under way.
+    """
+
+    stopped: list[int]
+    shown: list[Grant]
+    flying: list[Grant]
+
+
 class TooManyKeysError(Exception):
     """A key has as many descendants, or ancestors, as any may have."""
 
@@ -587,12 +602,8 @@ class Vault:
                 )
         self._children[root.no] += 1
 
-    async def revoke(self, selection: Selection, actor: str) -> tuple[list[int], list[Grant]]:
-        """Stop keys: in memory at once, then on disk.
-
-        Returns:
-            The numbers of the keys it stopped, what was derived from them too, in no order, and those of all
-            the selected that have calls under way.
+    async def revoke(self, selection: Selection, actor: str, *, show: int = 0) -> Revoked:
+        """Stop keys: in memory at once, then on disk; ``show`` is how many it shows.
 
         Raises:
             JournalError: they are stopped until a restart, but that is not durable yet.
@@ -628,13 +639,29 @@ class Vault:
         numbers.update(dict.fromkeys(caught))
         details = {"keys": len(stopped), "tenant": selection.tenant, "label": selection.label}
         told = [changes.noted(now_ns, actor, "key.revoke", subject, details)] if stopped else []
+        viewing = asyncio.get_running_loop().create_task(self._seen_revoked(sorted(stopped[:show]), now_ns))
         rest = iter(numbers)
-        while part := list(islice(rest, _AT_ONCE)):
-            await self._record_patiently([changes.keys_revoked(now_ns, part), *told])
-            told = []
+        try:
+            while part := list(islice(rest, _AT_ONCE)):
+                await self._record_patiently([changes.keys_revoked(now_ns, part), *told])
+                told = []
+        except BaseException:
+            viewing.cancel()
+            raise
         # Not waited for: only keys that are being read now could still need it.
         self._done = asyncio.get_running_loop().create_task(self._forget(selection))
-        return stopped, flying
+        return Revoked(stopped, await viewing, flying)
+
+    async def _seen_revoked(self, numbers: Sequence[int], now_ns: int) -> list[Grant]:
+        """These, read while their end is being recorded; none where they can't be read."""
+        try:
+            views = await self.views(numbers) if numbers else []
+        except JournalError:
+            return []
+        for grant in views:
+            if grant.revoked_ns is None:
+                grant.revoked_ns = now_ns
+        return views
 
     def _reached(self, selection: Selection) -> Iterator[Grant]:
         """The grants in memory that it ends, themselves or through an ancestor."""

@@ -127,7 +127,7 @@ async def issue(vault: Vault, **changes: Any) -> Grant:
 
 async def revoke(vault: Vault, *grants: Grant) -> list[int]:
     """The numbers of those that it stopped."""
-    return (await vault.revoke(Selection(frozenset(grant.no for grant in grants)), "tester"))[0]
+    return (await vault.revoke(Selection(frozenset(grant.no for grant in grants)), "tester")).stopped
 
 
 async def ask(

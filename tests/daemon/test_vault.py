@@ -812,7 +812,7 @@ def test_law_5_a_key_that_is_revoked_while_it_is_read_is_never_let_through(
             stop.cancel()
             if not held.reached.is_set():
                 return False
-            stopped, _ = await vault.revoke(SELECTIONS[which], "tester")
+            stopped = (await vault.revoke(SELECTIONS[which], "tester")).stopped
             assert sorted(stopped) == ([child.no] if which == "itself" else [root.no, child.no])
             crashed = crash_copy(place, place / "crashed")
             held.go.set()
@@ -875,7 +875,7 @@ def test_a_key_that_had_expired_is_not_called_revoked_by_a_revocation_of_many(fo
             await asyncio.sleep(0)
             assert set(vault._revoking) == {selection}
             assert (await found(vault, key)).status(clock.ns) == "expired"
-            assert (await revoking)[0] == []
+            assert (await revoking).stopped == []
         assert stored(folder, "SELECT revoked_ns FROM vault_key") == [(None,)]
 
     run(main())
@@ -1065,7 +1065,7 @@ def test_a_database_of_the_first_schema_is_carried_over_whole(folder: Path) -> N
             assert retry.replay_of == "call_2"
             assert isinstance((await ask(vault, first, 1301))[1], Refusal)
             await allowed(vault, first, 1300)
-            stopped, _ = await vault.revoke(Selection(label="tenant:acme"), "tester")
+            stopped = (await vault.revoke(Selection(label="tenant:acme"), "tester")).stopped
             assert sorted(stopped) == [1, 2]
 
     run(main())

@@ -484,7 +484,7 @@ def test_L6_a_retry_does_not_leave_on_a_hold_that_could_not_be_recorded(tmp_path
             journal = world.vault.journal
             commit, begun, refused = journal._commit, asyncio.Event(), asyncio.Event()
 
-            async def full(_batch: Any) -> None:
+            async def full(*_batch: Any) -> None:
                 journal._commit = commit  # type: ignore[method-assign]
                 begun.set()
                 await refused.wait()

@@ -394,23 +394,22 @@ class KeyHandlers:
             named = await self._read(self.vault.views([*selection.numbers]))
             before = {grant.key_id for grant in named if grant.revoked_ns is not None}
         try:
-            stopped, flying = await self.vault.revoke(selection, ask.actor)
+            done = await self.vault.revoke(selection, ask.actor, show=_SHOWN_MAX)
         except JournalError as error:
             raise KbctlError(
                 "audit_unavailable",
                 f"the keys are stopped until a restart, but that could not be recorded: {error}",
                 "kbctl status    # then revoke again",
             ) from None
-        if not stopped and not selection.numbers:
+        if not done.stopped and not selection.numbers:
             await self._check_fits(selection)
-        in_flight = sum(grant.in_flight for grant in flying)
-        in_flight_nano = sum(grant.in_flight_nano for grant in flying)
-        aborted = self.cut(flying) if abort else 0
-        views = await self._read(self.vault.views(sorted(stopped[:_SHOWN_MAX])))
+        in_flight = sum(grant.in_flight for grant in done.flying)
+        in_flight_nano = sum(grant.in_flight_nano for grant in done.flying)
+        aborted = self.cut(done.flying) if abort else 0
         return Reply(
             wire.RevokeReply(
-                revoked=await self._shown(views),
-                revoked_count=len(stopped),
+                revoked=await self._shown(done.shown),
+                revoked_count=len(done.stopped),
                 already=sorted(before),
                 in_flight=in_flight,
                 in_flight_usd=usd_from_nano(in_flight_nano),
