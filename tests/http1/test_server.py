@@ -895,7 +895,7 @@ def test_a_connection_in_line_is_not_idle() -> None:
     async def body(it: House, crowd: _Crowd) -> None:
         await crowd.asks(_OF_ONE)
         waiting = [connection for connection in it.server._connections if connection._in_line]
-        assert len(waiting) == 7
+        assert len(waiting) >= 7
         for _ in range(12):
             it.server._make_room()
         for connection in waiting:
