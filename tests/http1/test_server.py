@@ -905,6 +905,8 @@ def test_a_connection_in_line_is_not_idle() -> None:
         await asyncio.sleep(0)
         assert set(waiting) <= set(it.server._connections)
         crowd.goes_on()
+        for agent in crowd.agents[-7:]:
+            assert (await agent.reply("GET")).status == 200
         for agent in crowd.agents:
             agent.close()
         await draining
