@@ -23,7 +23,7 @@ import json
 import sqlite3
 import struct
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any, Final
 
@@ -150,7 +150,16 @@ class Tip:
 
     def copy(self) -> "Tip":
         """One that a transaction can move, and that is thrown away where it fails."""
-        return replace(self, begun=set(self.begun))
+        return Tip(
+            self.no,
+            self.link,
+            self.calls,
+            self.changes,
+            self.keys,
+            self.prunings,
+            self.database_id,
+            set(self.begun),
+        )
 
     def add(self, kind: Kind, ref: int, row: bytes, prior: int | None = None) -> Event:
         """The event of one row; the end moves on to it."""
