@@ -158,6 +158,8 @@ async def open_database(path: Path, anchor_path: Path, *, accept_rollback: bool)
         tip = await in_one_go(writer, chain.tip_of)
         checkpointer = await aiosqlite.connect(path, isolation_level=None)
         try:
+            await _sync_for_good(checkpointer)
+            await checkpointer.execute("PRAGMA query_only = ON")  # it may move pages, and nothing else
             reader = await _open_reader(path)
         except BaseException:
             await checkpointer.close()
@@ -321,13 +323,20 @@ def whole(connection: sqlite3.Connection) -> str:
 
 async def _make_durable(writer: aiosqlite.Connection, path: Path) -> None:
     await writer.execute("PRAGMA journal_mode = WAL")
-    await writer.execute("PRAGMA synchronous = FULL")
+    await _sync_for_good(writer)
     await writer.execute("PRAGMA foreign_keys = ON")
     await writer.execute(f"PRAGMA wal_autocheckpoint = {_AUTOCHECKPOINT_PAGES}")
     await writer.execute("PRAGMA journal_size_limit = 67108864")
     mode, synchronous = await _one(writer, "PRAGMA journal_mode"), await _one(writer, "PRAGMA synchronous")
     if (mode, synchronous) != ("wal", 2):
         raise _not_durable(path)
+
+
+async def _sync_for_good(connection: aiosqlite.Connection) -> None:
+    """What it syncs is on the medium: macOS leaves it in the drive's cache unless it is asked twice."""
+    await connection.execute("PRAGMA synchronous = FULL")
+    await connection.execute("PRAGMA fullfsync = ON")
+    await connection.execute("PRAGMA checkpoint_fullfsync = ON")
 
 
 async def _migrate(writer: aiosqlite.Connection, path: Path) -> None:
