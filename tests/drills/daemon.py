@@ -122,7 +122,7 @@ def arm(killer: Killer) -> None:
         if isinstance(verdict, Permit):
             killer.reach("after-hold")
 
-    def queued(_journal: Any, batch: Any) -> None:
+    def queued(_journal: Any, batch: Any, _height: Any) -> None:
         if batch.rows:
             killer.reach("row-queued")
 
