@@ -915,6 +915,22 @@ def test_a_connection_in_line_is_not_idle() -> None:
     in_a_crowd(body)
 
 
+def test_an_agent_that_will_say_no_more_has_the_answer_that_it_is_in_line_for() -> None:
+    """It has closed its half: what it asked for is done, so it is told how that went."""
+
+    async def body(it: House, crowd: _Crowd) -> None:
+        await crowd.asks(_OF_ONE)
+        for agent in crowd.agents[-7:]:
+            agent.half_close()
+        while not all(connection._eof for connection in it.server._connections if connection._in_line):
+            await asyncio.sleep(0)
+        crowd.goes_on()
+        for agent in crowd.agents[-7:]:
+            assert (await agent.reply("GET")).status == 200
+
+    in_a_crowd(body)
+
+
 def test_half_a_head_that_stood_in_line_is_waited_for_and_not_for_ever() -> None:
     async def body(it: House, crowd: _Crowd) -> None:
         await crowd.asks(_OF_ONE[:-2])

@@ -365,7 +365,7 @@ class Connection(asyncio.Protocol):
         self._eof = True
         if self._arrived is not None and not self._arrived.done():
             self._arrived.set_result(None)
-        return (self.request is not None or self._writable is not None) and self._linger is None
+        return (not self.idle or self._writable is not None) and self._linger is None
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._gone = True
