@@ -12,7 +12,8 @@ import pytest
 
 from kbctld.http1 import server as servers
 from kbctld.http1.gate import HEAD_BYTES_MAX, BadHead, Head, read_head
-from kbctld.http1.server import _BEGUN_AT_ONCE, BadBody, ClientGone, Limits, Request, Server
+from kbctld.http1.line import _ALONE_S, _BEGUN_ALONE, _BEGUN_AT_ONCE, Line
+from kbctld.http1.server import BadBody, ClientGone, Limits, Request, Server
 from tests.http1.corpus import BODIES, CHUNKS, FINE, HEADS, Case, graft
 from tests.support.agent import Agent
 from tests.support.loop import run
@@ -958,14 +959,14 @@ def test_a_bad_head_that_stood_in_line_is_refused() -> None:
 def test_an_agent_that_is_alone_has_more_begun_in_each_round(others: bool) -> None:
     async def main() -> None:
         loop = asyncio.get_running_loop()
-        line, begun = servers.Line(loop), list[int]()
+        line, begun = Line(loop), list[int]()
         line.join(b"one", lambda: None)
         line.join(b"two" if others else b"one", lambda: None)
-        line._alone_from -= 0 if others else 2 * servers._ALONE_S
+        line._alone_from -= 0 if others else 2 * _ALONE_S
         await asyncio.sleep(0.001)
         for number in range(40):
             line.join(b"one", lambda number=number: begun.append(number))  # type: ignore[misc]
-        assert len(begun) == (servers._BEGUN_AT_ONCE if others else servers._BEGUN_ALONE)
+        assert len(begun) == (_BEGUN_AT_ONCE if others else _BEGUN_ALONE)
         while len(begun) < 40:
             await asyncio.sleep(0)
         assert begun == [*range(40)]
