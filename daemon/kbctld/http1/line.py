@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 # Requests with one credential that are begun in one round of the event loop: while others ask as well, and
 # once nobody else has for a second. Of one agent alone, few in each round cost a tenth of all its calls.
-_BEGUN_AT_ONCE = 2
+_BEGUN_AT_ONCE = 1
 _BEGUN_ALONE = 16
 _ALONE_S = 1.0
 

@@ -29,7 +29,7 @@ from kbctld.proxy.call import Refused
 # Turns of one flow, of one that is alone, and of all, and dismissals, each time the loop comes round. A
 # thousand calls that start at once would be one long step of it, and their answers another, while everybody
 # else's next byte waits; of one agent alone, few in each round cost a tenth of all its calls.
-_AT_ONCE = 2
+_AT_ONCE = 1
 _AT_ONCE_ALONE = 16
 _AT_ONCE_OF_ALL = 32
 _NS_PER_S = 1_000_000_000
