@@ -298,6 +298,11 @@ class Shares:
         """Whether nothing is under way or in line."""
         return not (self._busy or self._line or self._timer or len(self._flows) > len(self._resting))
 
+    @property
+    def _active(self) -> int:
+        """How many flows have calls under way or in line."""
+        return len(self._flows) - len(self._resting)
+
     def turn(self, grant: Grant, kind: RateClass, *, flow: int) -> Turn:
         """A call's way past the bounds.
 
@@ -394,8 +399,8 @@ class Shares:
     def _fits(self, flow: _Flow) -> bool:
         """Whether one more turn of this flow fits into this round of the loop."""
         given = self._given_to.get(flow.no, 0)
-        alone = len(self._flows) - len(self._resting) == 1
-        return self._given < _AT_ONCE_OF_ALL and given < (_AT_ONCE_ALONE if alone else _AT_ONCE)
+        at_once = _AT_ONCE_ALONE if self._active == 1 else _AT_ONCE
+        return self._given < _AT_ONCE_OF_ALL and given < at_once
 
     def _next(self, flow: _Flow, now_ns: int) -> Turn | None:
         """The oldest call of a flow in line that may go."""
@@ -438,7 +443,7 @@ class Shares:
 
     def _own(self, flow: _Flow, kind: RateClass, lane: _Lane, now_ns: int) -> Bucket:
         """What the flow may take of the reserve, as many as are active now."""
-        share = lane.share(len(self._flows) - len(self._resting))
+        share = lane.share(self._active)
         own = flow.own.get(kind)
         if own is None:
             own = flow.own[kind] = Bucket(share)
