@@ -223,7 +223,7 @@ def main() -> int:
                 done[kind.name] = figures
                 _keep(given.json, seed, done)
                 if not screen.is_terminal:
-                    screen.print(f"{kind.name}: {figures}", soft_wrap=True)
+                    screen.print(f"{kind.name}: {figures}", soft_wrap=True, emoji=False)
             progress.update(task, description=kind.name, advance=figures.faults if figures else 0)
 
         found = uvloop.run(drills(chosen, faults, seed, given.jobs, tick))

@@ -137,6 +137,14 @@ def charge(port: int, vault_key: str, name: str, cents: int, *, cut: int = 0) ->
     return request[: len(request) - cut]
 
 
+def look(port: int, vault_key: str, name: str) -> bytes:
+    """A read, which costs nothing: no cap stands in its way."""
+    return (
+        f"GET /v1/customers/cus_1 HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n"
+        f"Authorization: Bearer {vault_key}\r\nIdempotency-Key: {name}\r\n\r\n"
+    ).encode()
+
+
 def cents_of(name: str) -> int:
     """The amount belongs to the name, so that a repetition asks for the same: $1 to $10."""
     return 100 + int(name.rpartition("-")[2]) * 7919 % 900
@@ -379,7 +387,7 @@ class Stage:
         return True
 
     async def try_revoked(self, family: Family) -> None:
-        """Whose revocation was acknowledged asks again."""
+        """Whose revocation was acknowledged asks again, for what only the revocation can refuse."""
         for key in family.keys:
             if not key.revoked:
                 continue
@@ -388,7 +396,7 @@ class Stage:
             key.asked_late.add(name)
             agent = await connect(self.port)
             if agent is not None:
-                await agent.ask(charge(self.port, key.secret, name, cents_of(name)))
+                await agent.ask(look(self.port, key.secret, name))
                 agent.transport.abort()
 
     # --- the laws ---------------------------------------------------------------------------------

@@ -64,6 +64,7 @@ def test_L6_L9_F1_the_laws_hold_through_a_drill(name: str, faults: int) -> None:
         ("vendor:reset-moved", "free-on-silence"),
         ("kill:in-flight", "send-first"),
         ("clock:midnight-ahead", "believe-the-clock"),
+        ("kill:revoke-acknowledged", "revoke-in-memory"),
     ],
 )
 def test_L6_control_a_naive_daemon_fails_the_same_drill(name: str, broken: str) -> None:
