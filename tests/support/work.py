@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from types import FrameType
+from types import CodeType, FrameType
 from typing import Any
 
 import aiosqlite
@@ -23,6 +23,8 @@ import kbctld
 _READ_BYTES = 4096
 """Its own 256 KiB would be nearly all that a call takes."""
 _OURS = str(Path(kbctld.__file__).parent)
+_MONITORING: Any = getattr(sys, "monitoring", None)
+"""PEP 669. From Python 3.12 on a trace function hears of a part of the instructions only."""
 
 
 class CountedLoop(asyncio.SelectorEventLoop):
@@ -113,16 +115,43 @@ class Counter:
         assert isinstance(loop, CountedLoop)
         self._work, self._on = Work(), True
         turned, before = loop.turns, sys.gettrace()
-        sys.settrace(self.enter)  # sees what is entered or resumed from here on
+        if not _MONITORING:
+            sys.settrace(self._enter)  # sees what is entered or resumed from here on
         try:
             await call()
         finally:
-            sys.settrace(before)
+            if not _MONITORING:
+                sys.settrace(before)
             self._on = False
         self._work.loop_turns = loop.turns - turned
         return self._work
 
-    def enter(self, frame: FrameType, _event: str, _argument: Any) -> Any:
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Hear of instructions, on threads that begin within, too."""
+        if _MONITORING:
+            tool, instruction = _MONITORING.PROFILER_ID, _MONITORING.events.INSTRUCTION
+            _MONITORING.use_tool_id(tool, "work")
+            _MONITORING.register_callback(tool, instruction, self._executed)
+            _MONITORING.set_events(tool, instruction)
+        else:
+            threading.settrace(self._enter)
+        try:
+            yield
+        finally:
+            if _MONITORING:
+                _MONITORING.set_events(tool, 0)
+                _MONITORING.free_tool_id(tool)
+            else:
+                threading.settrace(None)
+
+    def _executed(self, code: CodeType, _offset: int) -> object:
+        if not code.co_filename.startswith(_OURS):
+            return _MONITORING.DISABLE
+        self._work.instructions += self._on
+        return None
+
+    def _enter(self, frame: FrameType, _event: str, _argument: Any) -> Any:
         """A trace function: whether this frame's instructions count."""
         if not self._on or not frame.f_code.co_filename.startswith(_OURS):
             return None
@@ -156,8 +185,5 @@ async def _peak_bytes(call: Callable[[], Awaitable[object]]) -> int:
 def counting() -> Iterator[Counter]:
     """A counter; the database is opened within, for its threads to be seen."""
     counter = Counter()
-    threading.settrace(counter.enter)
-    try:
+    with counter.listening():
         yield counter
-    finally:
-        threading.settrace(None)
