@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from kbctl.checkpoint import BadCheckpointError, Checkpoint, public_key, read_checkpoint, signature
 from kbctl.errors import Exit, KbctlError
+from kbctld.durable import sync
 from kbctld.secrets.secret import Secret
 from kbctld.secrets.store import SecretStore
 from kbctld.store.database import Database
@@ -204,7 +205,7 @@ def _append(path: Path, line: str) -> None:
     fd = os.open(path, flags, 0o600)
     try:
         os.write(fd, line.encode() + b"\n")
-        os.fsync(fd)
+        sync(fd)
     finally:
         os.close(fd)
 

@@ -17,14 +17,12 @@ the last line, so that this version can tell a newer file from a damaged one.
 
 import asyncio
 import base64
-import fcntl
 import hashlib
 import hmac
 import os
 import secrets
 import shlex
 import stat
-import sys
 import threading
 from collections.abc import Mapping
 from pathlib import Path
@@ -37,6 +35,7 @@ from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from kbctl.errors import Exit, KbctlError
+from kbctld.durable import sync, sync_path
 from kbctld.secrets.secret import Secret, checked
 
 STORE_NAME = "secrets.kbctl"
@@ -451,22 +450,11 @@ def _replace(path: Path, raw: bytes) -> None:
             os.fchmod(descriptor, 0o600)  # whatever the umask took away
             file.write(raw)
             file.flush()
-            _sync(descriptor)
+            sync(descriptor)
         fresh.rename(path)
-        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            _sync(folder)
-        finally:
-            os.close(folder)
+        sync_path(path.parent)
     except OSError as error:
         raise _unreachable(path, error) from None
-
-
-def _sync(descriptor: int) -> None:
-    if sys.platform == "darwin":
-        fcntl.fcntl(descriptor, fcntl.F_FULLFSYNC)  # fsync there leaves the data in the drive's cache
-    else:
-        os.fsync(descriptor)
 
 
 def _unsafe(path: Path, what: str, remedy: str) -> KbctlError:

@@ -12,6 +12,8 @@ import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
+from kbctld.durable import sync
+
 _SLOT_BYTES = 64
 
 
@@ -62,10 +64,10 @@ class Anchor:
         """Forget what was remembered: both slots say this height."""
         self.write(height)
         self.write(height)
-        os.fsync(self._fd)
+        sync(self._fd)
 
     def close(self) -> None:
-        os.fsync(self._fd)
+        sync(self._fd)
         os.close(self._fd)
 
 

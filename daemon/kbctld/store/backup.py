@@ -17,8 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kbctl.errors import Exit, KbctlError
+from kbctld.durable import sync, sync_path
 from kbctld.store.anchor import Anchor, Height
-from kbctld.store.database import APPLICATION_ID, Database, known_schema, sync
+from kbctld.store.database import APPLICATION_ID, Database, known_schema
 
 _PAGES_A_STEP = 500
 _RESTORED_FROM = "kbctl backup FILE    # on the home that has the whole database; then restore that FILE"
@@ -144,12 +145,12 @@ def _finish(begun: Path, file: Path, replace: bool) -> Contents:
     with closing(sqlite3.connect(f"{begun.as_uri()}?mode=ro", uri=True)) as copy:
         _check(copy, file, "quick_check")
         contents = _count(copy, begun)
-    sync(begun)
+    sync_path(begun)
     if replace:
         begun.replace(file)
     else:
         os.link(begun, file)  # fails where somebody else made one meanwhile
-    sync(file.parent)
+    sync_path(file.parent)
     return contents
 
 
@@ -183,7 +184,7 @@ def restore(file: Path, path: Path, anchor_path: Path, *, stamp: str) -> Restore
             known = Anchor.read(anchor_path)
             kept = _set_aside(path, stamp)
             begun.replace(path)
-            sync(path.parent)
+            sync_path(path.parent)
         finally:
             begun.unlink(missing_ok=True)
     except OSError as error:
@@ -215,7 +216,7 @@ def _take_in(file: Path, begun: Path) -> str:
                 taken.update(piece)
                 writing.write(piece)
             writing.flush()
-            os.fsync(writing.fileno())
+            sync(writing.fileno())
         return taken.hexdigest()
 
 

@@ -27,6 +27,7 @@ from typing import TypeVar
 import aiosqlite
 
 from kbctl.errors import Exit, KbctlError
+from kbctld.durable import sync_path
 from kbctld.store import chain
 from kbctld.store.anchor import Anchor, Height
 from kbctld.store.readers import Readers
@@ -383,18 +384,9 @@ async def _keep_copy(writer: aiosqlite.Connection, path: Path, version: int) -> 
 
 def in_place(begun: Path, final: Path) -> None:
     """Give a file its name once all of it is on disk."""
-    sync(begun)
+    sync_path(begun)
     begun.replace(final)
-    sync(final.parent)
-
-
-def sync(path: Path) -> None:
-    """Wait until a file, or the names in a folder, are on disk."""
-    opened = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(opened)
-    finally:
-        os.close(opened)
+    sync_path(final.parent)
 
 
 def known_schema() -> int:
