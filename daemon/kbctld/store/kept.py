@@ -6,7 +6,7 @@ asked again before the key can be used.
 
 import json
 import sqlite3
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -107,7 +107,7 @@ def _of(connection: sqlite3.Connection, select: str, names: Iterable[Any]) -> li
     return _rows(connection, sql, (json.dumps(listed),))
 
 
-def _rows(connection: sqlite3.Connection, sql: str, values: tuple[Any, ...]) -> list[Row]:
+def _rows(connection: sqlite3.Connection, sql: str, values: tuple[Any, ...] | Mapping[str, Any]) -> list[Row]:
     cursor = connection.execute(sql, values)
     names = [column[0] for column in cursor.description]
     return [dict(zip(names, row, strict=True)) for row in cursor]

@@ -265,20 +265,20 @@ _REMEMBERED = """
 # money of a retry that had left.
 CALLS_TO_REMEMBER = f"""
     SELECT {_REMEMBERED} FROM call INDEXED BY call_open
-    WHERE {_OPEN} AND key_no = ?1 AND replay_of IS NULL
+    WHERE {_OPEN} AND key_no = :key_no AND replay_of IS NULL
     UNION ALL
     SELECT {_REMEMBERED} FROM call INDEXED BY call_key
-    WHERE key_no = ?1 AND no > coalesce(
+    WHERE key_no = :key_no AND no > coalesce(
         (SELECT no FROM call INDEXED BY call_key
-         WHERE key_no = ?1 AND ts_ns < ?3 ORDER BY no DESC LIMIT 1),
+         WHERE key_no = :key_no AND ts_ns < :past_ns ORDER BY no DESC LIMIT 1),
         0
-    ) AND ts_ns >= ?2 AND outcome = 'posted' AND replay_digest IS NOT NULL AND replay_of IS NULL
+    ) AND ts_ns >= :since_ns AND outcome = 'posted' AND replay_digest IS NOT NULL AND replay_of IS NULL
     ORDER BY no
 """  # noqa: S608
 
 
-def values_to_remember(key_no: int, since_ns: int) -> tuple[int, int, int]:
-    return key_no, since_ns, since_ns - _SLACK_NS
+def values_to_remember(key_no: int, since_ns: int) -> dict[str, int]:
+    return {"key_no": key_no, "since_ns": since_ns, "past_ns": since_ns - _SLACK_NS}
 
 
 async def done_since(reader: aiosqlite.Connection, since_ns: int, most: int) -> list[Row]:

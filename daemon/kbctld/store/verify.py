@@ -168,8 +168,8 @@ class Walk:
         found = connection.execute("SELECT link FROM chain WHERE no = ?", (since.events,)).fetchone()
         if found is None:
             found = connection.execute(
-                "SELECT link FROM chain_gap WHERE first <= ?1 AND last = ?1 ORDER BY first DESC LIMIT 1",
-                (since.events,),
+                "SELECT link FROM chain_gap WHERE first <= :no AND last = :no ORDER BY first DESC LIMIT 1",
+                {"no": since.events},
             ).fetchone()
         if found is None and since.events:
             raise _Broken(
@@ -437,10 +437,13 @@ class Walk:
     def _missing(self, connection: sqlite3.Connection, first: int, last: int) -> Finding:
         events = f"event {first}" if first == last else f"events {first} to {last}"
         sql = (
-            "SELECT no, call_id FROM call WHERE chained_no BETWEEN ?1 AND ?2 OR settled_no BETWEEN ?1 AND ?2"
+            "SELECT no, call_id FROM call"
+            " WHERE chained_no BETWEEN :first AND :last OR settled_no BETWEEN :first AND :last"
         )
         try:
-            found = connection.execute(f"{sql} ORDER BY no LIMIT 1", (first, last)).fetchone()
+            found = connection.execute(
+                f"{sql} ORDER BY no LIMIT 1", {"first": first, "last": last}
+            ).fetchone()
         except sqlite3.Error:
             found = None
         if found is not None:
