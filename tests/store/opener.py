@@ -20,6 +20,7 @@ from typing import Any
 import aiosqlite
 
 from kbctl.errors import KbctlError
+from kbctld import durable
 from kbctld.store import anchor
 from kbctld.store.database import APPLICATION_ID, migrations
 from tests.store.support import NOW, anchor_of, database_of, journal_in, key_statement, opened
@@ -54,8 +55,8 @@ def die_at(step: int) -> None:
 
     connection._execute = counted
     connection.executescript = counted_script
-    module: Any = anchor
-    for name in ("open", "pwrite", "fsync"):
+    touching: list[tuple[Any, str]] = [(anchor, "open"), (anchor, "pwrite"), (durable, "fsync")]
+    for module, name in touching:
         real = getattr(os, name)
 
         def touched(*args: Any, _real: Any = real, **options: Any) -> Any:
