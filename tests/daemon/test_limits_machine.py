@@ -16,7 +16,7 @@ import shutil
 import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Coroutine, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from math import inf
@@ -27,7 +27,7 @@ import pytest
 import uvloop
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
-from hypothesis.errors import FlakyFailure
+from hypothesis.errors import Flaky
 from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_as_test
 
 from kbctl import wire
@@ -232,6 +232,7 @@ class Life:
         self.highest_ns = 0
         self.lives = 0
         self.done = 0
+        self.wrong: BaseException | None = None
         self.seen = Counter[str]()
         self.folder = base / "0"
         self.vault: Vault
@@ -763,14 +764,13 @@ class Stories(RuleBasedStateMachine):
         self.loop.set_exception_handler(lambda _loop, context: self.unheard.append(context))
         self.life = self.life_of(base, self.vault_of)
         self.lives.append(self.life)
-        self.good = True
         self.do(self.life.open())
 
     def do(self, work: Coroutine[Any, Any, None]) -> None:
         try:
             self.loop.run_until_complete(asyncio.wait_for(work, 60))
-        except BaseException:
-            self.good = False
+        except BaseException as error:
+            self.life.wrong = error
             raise
 
     @rule(
@@ -783,16 +783,17 @@ class Stories(RuleBasedStateMachine):
     def teardown(self) -> None:
         with self.stack:
             try:
-                if self.good:  # else it is known what is wrong
+                if self.life.wrong is None:
                     self.do(self.life.end_well())
             finally:
                 self.loop.run_until_complete(self.life.close())
         assert not self.unheard, self.unheard
 
 
-def tell(often: int, life: type[Life] = Life, kind: type[Vault] = Vault, **how: Any) -> list[Life]:
-    """So many lives of ``STEPS`` each."""
-    lives: list[Life] = []
+def tell(
+    often: int, lives: list[Life], life: type[Life] = Life, kind: type[Vault] = Vault, **how: Any
+) -> None:
+    """So many lives of ``STEPS`` each, put into ``lives`` as they begin, and more where one goes wrong."""
     stories = type("Told", (Stories,), {"life_of": life, "vault_of": kind, "lives": lives})
     usual: dict[str, Any] = {
         "max_examples": often,
@@ -803,7 +804,6 @@ def tell(often: int, life: type[Life] = Life, kind: type[Vault] = Vault, **how: 
         "suppress_health_check": list(HealthCheck),
     }
     run_state_machine_as_test(stories, settings=settings(**(usual | how)))
-    return lives
 
 
 def test_L1_L5_L9_L12_whatever_happens_every_account_is_what_the_model_says() -> None:
@@ -811,8 +811,12 @@ def test_L1_L5_L9_L12_whatever_happens_every_account_is_what_the_model_says() ->
 
     Every answer that the model knows is given, and every loss that a crash may cause is seen.
     """
+    lives: list[Life] = []
     more = os.environ.get("KBCTL_STORIES")
-    lives = tell(int(more), derandomize=False) if more else tell(16)
+    if more:
+        tell(int(more), lives, derandomize=False)
+    else:
+        tell(20, lives)
     assert sum(life.done for life in lives) >= 20_000
     seen = sum((life.seen for life in lives), Counter[str]())
     assert {name for name, times in seen.items() if times} >= {
@@ -901,6 +905,8 @@ class TwoScopes(Vault):
     ],
 )
 def test_control_a_vault_with_a_hole_in_it_is_caught(life: type[Life], kind: type[Vault]) -> None:
-    """Within the same stories, and not by an accident of the test."""
-    with pytest.raises((AssertionError, FlakyFailure)):
-        tell(16, life, kind, phases=[Phase.generate], report_multiple_bugs=False)
+    """Within the same stories. What its threads do is not the same each time, so neither is its failure."""
+    lives: list[Life] = []
+    with suppress(AssertionError, Flaky):
+        tell(20, lives, life, kind, phases=[Phase.generate], report_multiple_bugs=False)
+    assert any(isinstance(each.wrong, AssertionError) for each in lives)
