@@ -30,6 +30,7 @@ from tests.store.support import (
     remembered,
     rows,
 )
+from tests.support.long import LONG
 from tests.support.loop import run
 
 ROOT = Path(__file__).parents[2]
@@ -342,9 +343,12 @@ def test_D9_first_use_killed_at_any_step_is_first_use_again(folder: Path) -> Non
     assert said["said"] == {"call 0, change 1": list(range(1, said["steps"] + 1))}
 
 
-@pytest.mark.parametrize("schema", range(1, known_schema()))
+@pytest.mark.parametrize("schema", range(1, known_schema()) if LONG else (1, known_schema() - 1))
 def test_D9_a_migration_killed_at_any_step_gives_the_old_or_the_new(folder: Path, schema: int) -> None:
-    """From every schema there was, kill -9 before every step: no row is lost, and a whole copy is kept."""
+    """From the first schema and the last one (in long: every one), kill -9 before every step.
+
+    No row is lost, and a whole copy is kept.
+    """
     done = subprocess.run(
         [sys.executable, "-m", "tests.store.opener", str(folder), str(schema)],
         cwd=ROOT,
