@@ -4,17 +4,21 @@ What must stay true: whoever makes a file durable does it by ``sync``. SQLite do
 where ``fullfsync`` is on.
 """
 
+import errno
 import fcntl
 import os
 import sys
 from pathlib import Path
 
+_UNKNOWN_THERE = (errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOTTY)
+
 
 def sync(descriptor: int) -> None:
     """Wait until a file, or the names in a folder, would outlive a power cut.
 
-    On macOS fsync(2) leaves them in the drive's cache, as its manual says; F_FULLFSYNC does not. Some network
-    file systems refuse that one, and get what they know.
+    On macOS fsync(2) leaves them in the drive's cache, as its manual says; F_FULLFSYNC does not. File systems
+    that don't know it get what they know. After an error nothing is tried again: it might
+    succeed, and mean less than it says.
 
     Raises:
         OSError: that can't be known.
@@ -22,7 +26,9 @@ def sync(descriptor: int) -> None:
     if sys.platform == "darwin":
         try:
             fcntl.fcntl(descriptor, fcntl.F_FULLFSYNC)
-        except OSError:
+        except OSError as error:
+            if error.errno not in _UNKNOWN_THERE:
+                raise
             os.fsync(descriptor)
     else:
         os.fsync(descriptor)
