@@ -788,7 +788,17 @@ class Stories(RuleBasedStateMachine):
                     self.do(self.life.end_well())
             finally:
                 self.loop.run_until_complete(self.life.close())
+            if self.life.wrong is None:
+                self.loop.run_until_complete(_nothing_left())
         assert not self.unheard, self.unheard
+
+
+async def _nothing_left() -> None:
+    """Wait until nothing that was begun is still running."""
+    this = asyncio.current_task()
+    async with asyncio.timeout(30):
+        while any(task is not this for task in asyncio.all_tasks()):
+            await asyncio.sleep(0.001)
 
 
 def tell(
